@@ -1,0 +1,178 @@
+"""Writing a bundle: whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from acd_edge.errors import BundleError, OutputError
+from acd_edge.runtime.bundle_files import (
+    CALIBRATION,
+    FEATURES,
+    GOLDEN,
+    GRAPH,
+    MANIFEST,
+    TEXT_ENCODER,
+    TOKENIZER,
+    ZIP_SUFFIX,
+    FloatArray,
+    Golden,
+    check_golden,
+    check_text_features,
+    file_record,
+)
+from acd_edge.runtime.manifest import Manifest, check_inner_path
+
+_OWN = frozenset({MANIFEST, FEATURES, GOLDEN, CALIBRATION})
+
+
+def write_bundle(
+    path: str | Path,
+    manifest: Manifest,
+    *,
+    files: Mapping[str, Path | bytes],
+    text_features: Mapping[str, FloatArray],
+    golden: Golden,
+    calibration: Mapping[str, Any] | None = None,
+    force: bool = False,
+) -> Manifest:
+    """Write a folder, or a zip of it when `path` ends in `.acd`, and return the manifest with its digests.
+
+    Everything is written beside `path` and moved there at the end, so that a failure leaves what was there.
+
+    Args:
+        path: where the bundle goes; it must not exist unless `force`.
+        manifest: its `files` are replaced.
+        files: name inside the bundle -> a file to copy or its content; `model.onnx`
+            with its external data, `text_encoder.onnx` and `tokenizer.json`.
+        text_features: product -> (N, 2, D), for every product of the manifest.
+        golden: see `Golden`.
+        calibration: content of `calibration.json`.
+        force: replace a bundle that is there. Anything else that is there is never replaced.
+
+    Raises:
+        BundleError: an array holds NaN or has another shape, or a name is refused.
+        OutputError: the place is in use or cannot be written.
+    """
+    _check_names(files)
+    names = list(text_features)
+    features = np.stack([np.asarray(text_features[name], np.float32) for name in names])
+    check_text_features(manifest, names, features)
+    check_golden(manifest, golden)
+    with staged(Path(path), force=force) as folder:
+        for name, content in files.items():
+            _place(content, folder / name)
+        np.savez(folder / FEATURES, names=np.array(names), features=features)
+        np.savez_compressed(folder / GOLDEN, **cast(Any, golden.arrays()))
+        if calibration is not None:
+            (folder / CALIBRATION).write_text(json.dumps(calibration, indent=2, allow_nan=False) + "\n")
+        return _seal(folder, manifest)
+
+
+def rewrite_bundle(
+    source: Path, manifest: Manifest, path: Path, *, calibration: Mapping[str, Any], force: bool = False
+) -> Manifest:
+    """Write the files of the opened bundle folder `source` again with another calibration.
+
+    Rewriting in place links the files where the disk allows it, so that a large bundle is not copied.
+    """
+    with staged(path, force=force) as folder:
+        for name in manifest.files:
+            if name != CALIBRATION:
+                _place(source / name, folder / name, link=path.absolute() == source.absolute())
+        (folder / CALIBRATION).write_text(json.dumps(calibration, indent=2, allow_nan=False) + "\n")
+        return _seal(folder, manifest)
+
+
+@contextmanager
+def staged(path: Path, *, force: bool) -> Iterator[Path]:
+    """A fresh folder beside `path` that takes its place, zipped for `.acd`, when the block ends without an error."""
+    path = path.absolute()
+    _check_target(path, force)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        workplace = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
+    try:
+        new = workplace / "bundle"
+        new.mkdir()
+        yield new
+        if path.suffix == ZIP_SUFFIX:
+            new = _zipped(new, workplace / "zip")
+        _swap(new, path, workplace / "old")
+    except OSError as error:
+        if isinstance(error, OutputError):
+            raise
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}; nothing was changed") from error
+    finally:
+        shutil.rmtree(workplace, ignore_errors=True)
+
+
+def _check_names(files: Mapping[str, Path | bytes]) -> None:
+    for name in files:
+        check_inner_path(name)
+    if taken := sorted(_OWN & set(files)):
+        raise BundleError(f"{', '.join(taken)} is written by acd-edge itself and cannot be given")
+    if GRAPH not in files or (TEXT_ENCODER in files) != (TOKENIZER in files):
+        raise BundleError(f"a bundle needs {GRAPH}, and {TEXT_ENCODER} goes with {TOKENIZER}; got {', '.join(files)}")
+
+
+def _check_target(path: Path, force: bool) -> None:
+    if not os.path.lexists(path):
+        return
+    if not force:
+        raise OutputError(f"{path} exists already; add --force to replace it, or choose another place with -o")
+    ours = (path / MANIFEST).is_file() if path.is_dir() else path.suffix == ZIP_SUFFIX and zipfile.is_zipfile(path)
+    if not ours and not (path.is_dir() and not any(path.iterdir())):
+        raise OutputError(f"{path} is not a bundle, so it is not replaced; choose another place with -o")
+
+
+def _place(content: Path | bytes, target: Path, *, link: bool = False) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, bytes):
+        target.write_bytes(content)
+        return
+    if link:
+        with suppress(OSError):  # a disk without links
+            os.link(content.resolve(), target)
+            return
+    shutil.copyfile(content, target)
+
+
+def _seal(folder: Path, manifest: Manifest) -> Manifest:
+    """Write the manifest with the digest of every file in the folder."""
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    sealed = manifest.with_files({path.relative_to(folder).as_posix(): file_record(path) for path in found})
+    (folder / MANIFEST).write_text(sealed.to_json(), encoding="utf-8")
+    return sealed
+
+
+def _zipped(folder: Path, target: Path) -> Path:
+    """Pack without compression: weights do not shrink, and unpacking stays a plain copy."""
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
+        for path in sorted(folder.rglob("*"), key=lambda path: (path.name != MANIFEST, path)):
+            if path.is_file():
+                archive.write(path, path.relative_to(folder).as_posix())
+    return target
+
+
+def _swap(new: Path, path: Path, aside: Path) -> None:
+    if not os.path.lexists(path):
+        os.rename(new, path)
+        return
+    os.rename(path, aside)
+    try:
+        os.rename(new, path)
+    except OSError:
+        os.rename(aside, path)
+        raise

@@ -1,0 +1,143 @@
+"""Reading one picture file, however it was written, as upright 8-bit RGB."""
+
+from __future__ import annotations
+
+import struct
+import threading
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+from acd_edge.errors import ConfigError, SourceError
+from acd_edge.lazy import require
+from acd_edge.runtime.preprocess import Pixels
+
+MAX_PIXELS = 100_000_000
+PICTURE_SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".pnm", ".jp2", ".tga"}
+)
+ORIENTATION_TAG = 0x0112  # EXIF 2.3, section 4.6.4
+# What Pillow's plugins raise on broken files; each plugin has its own habits.
+BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
+_pillow_limit = threading.Lock()
+
+
+def read_picture(path: str | Path, *, bit_depth: int = 16, max_pixels: int = MAX_PIXELS) -> Pixels:
+    """Read a picture as uint8 RGB, (H, W, 3), turned upright as its EXIF says.
+
+    Gray is repeated, alpha dropped, CMYK and palettes converted. Samples deeper than 8 bits are scaled from
+    `bit_depth` bits to 8 and rounded: at 16 bits that is a division by 257.
+
+    Args:
+        path: a file that Pillow knows; of several frames the first counts.
+        bit_depth: bits that a 16-bit file really uses, 9 to 16; cameras often write 10 or 12.
+        max_pixels: a picture of more is refused before it is decoded.
+
+    Raises:
+        SourceError: the file is absent, empty, truncated, too large, or no picture.
+    """
+    path = Path(path)
+    if not 9 <= bit_depth <= 16:
+        raise ConfigError(f"the bit depth of 16-bit pictures is 9 to 16, got {bit_depth}")
+    _check_file(path)
+    try:
+        with _opened(path) as picture:
+            width, height = picture.size
+            if width * height > max_pixels:
+                raise SourceError(
+                    f"{path} has {width} x {height} = {width * height:,} pixels, more than the {max_pixels:,} "
+                    f"allowed; shrink it, or raise the limit with --max-pixels"
+                )
+            deep_colour = _is_deep_colour(picture)
+            picture.load()  # some formats turn themselves upright here, so the tag is read after it
+            orientation = picture.getexif().get(ORIENTATION_TAG, 1)
+            rgb = _deep_colour(path, bit_depth) if deep_colour else _to_rgb(picture, path, bit_depth)
+            return _upright(rgb, orientation)
+    except (SourceError, ImportError):
+        raise
+    except UnidentifiedImageError as error:
+        raise SourceError(f"{path} is not a picture that can be read here") from error
+    except BROKEN as error:
+        raise SourceError(f"{path} is damaged or cut short: {error}") from error
+
+
+def _check_file(path: Path) -> None:
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error.strerror or error}") from error
+    if path.is_dir():
+        raise SourceError(f"{path} is a folder, a picture file was expected")
+    if size == 0 and path.is_file():
+        raise SourceError(f"{path} is empty (0 bytes)")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
+    """Open without Pillow's own pixel limit, which is lower than what `max_pixels` may allow."""
+    with _pillow_limit, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            picture = Image.open(path)
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+    with picture:
+        yield picture
+
+
+def _is_deep_colour(picture: ImageFile.ImageFile) -> bool:
+    """Whether Pillow would cut 16-bit colour down to its high bytes."""
+    args = picture.tile[0][3] if picture.tile else ""
+    raw = args[0] if isinstance(args, tuple) and args else args
+    return picture.mode in ("RGB", "RGBA", "LA", "CMYK") and isinstance(raw, str) and ";16" in raw
+
+
+def _deep_colour(path: Path, bit_depth: int) -> Pixels:
+    cv2 = require("cv2", "cpu")
+    # From memory, since OpenCV's own file reader refuses some names that Python can open.
+    pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None or pixels.ndim != 3:
+        raise SourceError(f"{path} holds 16-bit colour of a kind that OpenCV cannot read; save it as PNG")
+    rgb: NDArray[np.uint16] = np.ascontiguousarray(pixels[..., 2::-1])  # from BGR or BGRA
+    return _to_8_bit(rgb, path, bit_depth)
+
+
+def _to_rgb(picture: Image.Image, path: Path, bit_depth: int) -> Pixels:
+    if picture.mode == "F":
+        raise SourceError(f"{path} holds floating-point samples, whose range is unknown; save it with 8 or 16 bits")
+    if picture.mode == "I" or picture.mode.startswith("I;"):
+        gray = _to_8_bit(np.asarray(picture), path, bit_depth)
+        return np.repeat(gray[..., None], 3, axis=2)
+    return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
+
+
+def _to_8_bit(samples: NDArray[Any], path: Path, bit_depth: int) -> Pixels:
+    top = 2**bit_depth - 1
+    low, high = int(samples.min()), int(samples.max())
+    if low < 0 or high > top:
+        raise SourceError(
+            f"{path} holds samples from {low} to {high}, more than {bit_depth} bits; give its real --bit-depth (to 16)"
+        )
+    eight: Pixels = ((samples.astype(np.uint32) * 255 + top // 2) // top).astype(
+        np.uint8
+    )  # at 16 bits a division by 257
+    return eight
+
+
+def _upright(rgb: Pixels, orientation: int) -> Pixels:
+    """Undo an EXIF orientation, 1 to 8; anything else is taken as 1."""
+    if orientation in (5, 6, 7, 8):
+        rgb = rgb.transpose(1, 0, 2)
+    if orientation in (2, 3, 6, 7):
+        rgb = rgb[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        rgb = rgb[::-1]
+    return np.ascontiguousarray(rgb)
