@@ -1,0 +1,1 @@
+"""Tests mirror the four folders: tests/export/test_fold.py tests export/fold.py."""
