@@ -24,5 +24,7 @@ def build_model(config: ModelConfig, *, clip_weights: Path | None = None, trust:
     """
     from acd_edge.model.weights import load_towers
 
-    vision, text, _ = load_towers(config, clip_weights=clip_weights, trust=trust)
-    return AcdClip(config, vision, text).eval()
+    vision, text, record = load_towers(config, clip_weights=clip_weights, trust=trust)
+    model = AcdClip(config, vision, text).eval()
+    model.backbone = record
+    return model

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from acd_edge.backbone import BackboneRecord
 from acd_edge.config import ModelConfig
 from acd_edge.errors import ConfigError
 from acd_edge.model.adapters import Adapter
@@ -53,6 +54,7 @@ class AcdClip(nn.Module):
                     f" it can have {', '.join(map(str, fits))}"
                 )
         self.config = config
+        self.backbone: BackboneRecord | None = None  # which weights the towers hold, where they were loaded
         self.vision = vision.requires_grad_(False)
         self.text = text.requires_grad_(False)
         groups, dim = range(config.groups), text.width
