@@ -1,0 +1,174 @@
+"""Balanced, seeded batches; each is a function of (seed, step) alone, so that a resumed training repeats nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from acd_edge.data import augment
+from acd_edge.data.samples import Bytes, Sample, categories_of, nearest, read_full, read_sample
+from acd_edge.data.shapes import Rng, cv2
+from acd_edge.data.synthetic import add_defect
+from acd_edge.data.textures import make_texture
+from acd_edge.errors import ConfigError, DataError
+from acd_edge.runtime.preprocess import resize
+
+Labels = npt.NDArray[np.int64]
+Origin = Literal["real", "synthetic", "texture"]
+GENERIC = "object"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mix:
+    """What a batch is made of, as chances per picture.
+
+    Attributes:
+        synthetic: a good picture with a synthetic defect.
+        textures: a made texture, with a synthetic defect every other time.
+        generic: the category is given as `object`, so that a model also answers to no name at all.
+            What remains is real: a category by an even draw, then good or defective by an even draw where it has both.
+    """
+
+    synthetic: float = 0.3
+    textures: float = 0.1
+    generic: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("synthetic", "textures", "generic"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} must be a share between 0 and 1, got {getattr(self, name)}")
+        if self.synthetic + self.textures > 1:
+            raise ConfigError(f"synthetic {self.synthetic} and textures {self.textures} together exceed 1")
+
+
+class Batches:
+    """Endless batches from labelled pictures.
+
+    Args:
+        samples: what to draw from; every defect needs its mask.
+        size: side S of the pictures in a batch.
+        batch: pictures in a batch.
+        seed: with the step it decides everything.
+        synthetic, textures, generic: see `Mix`.
+        augment: crop, turn, recolour and degrade; off, pictures come as `read_sample` gives them.
+        cache_bytes: decoded pictures are kept in memory up to here, the later ones are decoded each time.
+
+    Raises:
+        DataError: there is no sample, or a defect without a mask.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        *,
+        size: int,
+        batch: int,
+        seed: int,
+        synthetic: float = 0.3,
+        textures: float = 0.1,
+        generic: float = 0.1,
+        augment: bool = True,
+        cache_bytes: int = 3 << 30,
+    ) -> None:
+        self.size, self.size_of_batch, self.seed, self.augment = size, batch, seed, augment
+        self.mix = Mix(synthetic=synthetic, textures=textures, generic=generic)
+        self._groups = _by_category_and_label(samples)
+        self._good = [by_label[0] for by_label in self._groups.values() if 0 in by_label]
+        self._cache: dict[Sample, tuple[Bytes, Bytes]] = {}
+        self._cache_left = cache_bytes
+
+    @property
+    def categories(self) -> list[str]:
+        """Every category that a batch may name."""
+        extra = [GENERIC] if self.mix.textures or self.mix.generic else []
+        return list(dict.fromkeys([*self._groups, *extra]))
+
+    def batch(self, step: int) -> tuple[Bytes, Bytes, Labels, list[str]]:
+        """Return batch number `step`.
+
+        Returns:
+            pictures uint8 RGB (B, S, S, 3); masks uint8 (B, S, S), 1 where defective; labels int64 (B,), 1 where the
+            mask has a pixel; the categories' names, B of them.
+        """
+        items = [self._item(np.random.default_rng([self.seed, step, slot])) for slot in range(self.size_of_batch)]
+        masks = np.stack([mask for _, mask, _ in items])
+        labels: Labels = np.asarray(masks.any(axis=(1, 2)), np.int64)
+        return np.stack([image for image, _, _ in items]), masks, labels, [name for _, _, name in items]
+
+    def _item(self, rng: Rng) -> tuple[Bytes, Bytes, str]:
+        origin = self._origin(rng)
+        if origin == "texture":
+            image, name = make_texture(rng, self.size), GENERIC
+            mask = np.zeros(image.shape[:2], np.uint8)
+        else:
+            sample = self._pick_good(rng) if origin == "synthetic" else self._pick(rng)
+            image, mask, name = *self._read(rng, sample), sample.category
+        if origin == "synthetic" or (origin == "texture" and rng.random() < 0.5):
+            image, mask = self._spoil(rng, image)
+        if self.augment:
+            image = augment.degrade(rng, augment.recolour(rng, image))
+        return image, mask, GENERIC if rng.random() < self.mix.generic else name
+
+    def _origin(self, rng: Rng) -> Origin:
+        draw = rng.random()
+        if draw < self.mix.textures:
+            return "texture"
+        return "synthetic" if self._good and draw < self.mix.textures + self.mix.synthetic else "real"
+
+    def _pick(self, rng: Rng) -> Sample:
+        by_label = list(self._groups.values())[int(rng.integers(len(self._groups)))]
+        return _draw(rng, by_label[int(rng.choice(sorted(by_label)))])
+
+    def _pick_good(self, rng: Rng) -> Sample:
+        return _draw(rng, self._good[int(rng.integers(len(self._good)))])
+
+    def _spoil(self, rng: Rng, image: Bytes) -> tuple[Bytes, Bytes]:
+        donor = self._read(rng, self._pick(rng))[0] if rng.random() < 0.3 else None
+        return add_defect(rng, image, donor)
+
+    def _read(self, rng: Rng, sample: Sample) -> tuple[Bytes, Bytes]:
+        """Picture (S, S, 3) and mask (S, S): cut, stretched and turned when augmenting."""
+        if not self.augment:
+            return read_sample(sample, self.size)
+        image, mask = self._full(sample)
+        image, mask = augment.crop(rng, image, mask)
+        image, mask = resize(image, self.size), nearest(mask, (self.size, self.size))
+        if rng.random() < 0.3:
+            image, mask = augment.rotate(rng, image, mask)
+        return augment.turn(rng, image, mask)
+
+    def _full(self, sample: Sample) -> tuple[Bytes, Bytes]:
+        """The decoded pair, from memory where it is; sides beyond 1.5 S are shrunk before they are kept."""
+        if sample not in self._cache:
+            pair = _shrunk(*read_full(sample), round(1.5 * self.size))
+            cost = sum(array.nbytes for array in pair)
+            if cost > self._cache_left:
+                return pair
+            self._cache[sample], self._cache_left = pair, self._cache_left - cost
+        return self._cache[sample]
+
+
+def _draw(rng: Rng, samples: Sequence[Sample]) -> Sample:
+    return samples[int(rng.integers(len(samples)))]
+
+
+def _shrunk(image: Bytes, mask: Bytes, most: int) -> tuple[Bytes, Bytes]:
+    rows, columns = (min(side, most) for side in mask.shape)
+    if (rows, columns) == mask.shape:
+        return image, mask
+    return cv2.resize(image, (columns, rows), interpolation=cv2.INTER_AREA), nearest(mask, (rows, columns))
+
+
+def _by_category_and_label(samples: Sequence[Sample]) -> dict[str, dict[int, list[Sample]]]:
+    groups: dict[str, dict[int, list[Sample]]] = {name: {} for name in categories_of(samples)}
+    for sample in samples:
+        if not sample.has_mask:
+            raise DataError(f"{sample.image} is labelled defective and has no mask; training needs one")
+        groups[sample.category].setdefault(sample.label, []).append(sample)
+    if not groups:
+        raise DataError("there is no picture to train on")
+    return groups
