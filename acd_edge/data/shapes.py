@@ -51,11 +51,11 @@ def blob(rng: Rng, size: int, centre_xy: tuple[float, float], radius: float, rag
         radius: mean radius in pixels.
         ragged: share of the radius by which the outline wanders.
     """
-    ys, xs = np.mgrid[0:size, 0:size].astype(np.float32)
-    dx, dy = xs - np.float32(centre_xy[0]), ys - np.float32(centre_xy[1])
+    steps = np.arange(size, dtype=np.float32)
+    dx, dy = steps[None, :] - np.float32(centre_xy[0]), steps[:, None] - np.float32(centre_xy[1])
     turn, squash = rng.uniform(0, np.pi), rng.uniform(0.45, 1.0)
     across = dx * np.float32(np.cos(turn)) + dy * np.float32(np.sin(turn))
-    along = (dy * np.float32(np.cos(turn)) - dx * np.float32(np.sin(turn))) / np.float32(squash)
+    along = dy * np.float32(np.cos(turn) / squash) - dx * np.float32(np.sin(turn) / squash)
     distance = cv2.magnitude(across, along)
     wander = fractal_noise(rng, size, max(2.0, size / max(radius, 2.0)), 3) - np.float32(0.5)
     field: Floats = np.float32(radius) * (1 + np.float32(2 * ragged) * wander) - distance
@@ -89,9 +89,8 @@ def foreground(image: Bytes) -> Bytes:
 
 
 def point_in(rng: Rng, region: Bytes) -> tuple[float, float]:
-    """A random pixel (x, y) where `region` is set; the middle where none is."""
-    spots = np.flatnonzero(region)
-    if not len(spots):
-        return region.shape[1] / 2, region.shape[0] / 2
-    y, x = divmod(int(spots[rng.integers(len(spots))]), region.shape[1])
-    return float(x), float(y)
+    """A random pixel (x, y) where `region` is set; the middle where 64 draws find none."""
+    for y, x in rng.integers((0, 0), region.shape, (64, 2)):
+        if region[y, x]:
+            return float(x), float(y)
+    return region.shape[1] / 2, region.shape[0] / 2

@@ -88,13 +88,14 @@ def _draw_kind(rng: Rng) -> str:
 
 def _visible_part(before: Bytes, after: Bytes, mask: Bytes) -> Bytes:
     """Keep the pieces of a mask whose mean change is large enough to be seen."""
-    change = cv2.absdiff(before, after).max(axis=2)
     count, labels = cv2.connectedComponents(mask, connectivity=8)
-    flat = labels.ravel()
-    total = np.bincount(flat, weights=change.ravel(), minlength=count)
-    keep = total / np.maximum(np.bincount(flat, minlength=count), 1) >= _SEEN
-    keep[0] = False
-    kept: Bytes = keep[labels].astype(np.uint8)
+    spots = np.flatnonzero(mask)
+    piece = labels.ravel()[spots]
+    change = np.abs(after.reshape(-1, 3)[spots].astype(np.int16) - before.reshape(-1, 3)[spots]).max(axis=1)
+    total = np.bincount(piece, weights=change, minlength=count)
+    keep = total / np.maximum(np.bincount(piece, minlength=count), 1) >= _SEEN
+    kept = np.zeros_like(mask)
+    kept.ravel()[spots] = keep[piece]
     return kept
 
 
@@ -104,7 +105,7 @@ def _plain_spot(rng: Rng, image: Bytes, region: Bytes) -> tuple[Bytes, Bytes]:
     mask = (blob(rng, size, point_in(rng, region), max(3.0, size * 0.03)) > 0).astype(np.uint8)
     if not mask.any():
         mask[size // 2, size // 2] = 1
-    opposite = np.where(image.mean(axis=2, keepdims=True) > 127, 20, 235).astype(np.uint8)
+    opposite = np.where(image[..., 1:2] > 127, 20, 235).astype(np.uint8)
     return np.where(mask[..., None] == 1, opposite, image), mask
 
 
@@ -136,8 +137,8 @@ def _noise_shape(rng: Rng, scene: _Scene) -> Floats:
 
 def _tone(rng: Rng, image: Bytes, opacity: Floats, least: float = 18, most: float = 140) -> Floats:
     """Colour change (3,) in grey levels that has room to show: away from black or white where the picture is so."""
-    weight = opacity + np.float32(1e-6)
-    level = float((image.mean(axis=2) * weight).sum() / weight.sum())
+    weight = opacity[::3, ::3] + np.float32(1e-6)
+    level = float((image[::3, ::3, 1] * weight).sum() / weight.sum())
     brighter = rng.random() < np.clip(1 - level / 255, 0.1, 0.9)
     room = (255 - level) if brighter else level
     change = min(np.exp(rng.uniform(np.log(least), np.log(most))), max(room, least)) * (1 if brighter else -1)
@@ -179,7 +180,7 @@ def _blob(rng: Rng, scene: _Scene) -> Drawn:
     strength = opacity * uneven
     if rng.random() < 0.25:  # a dimmer core
         strength = strength * (1 - np.float32(rng.uniform(0.3, 0.8)) * soft(opacity - np.float32(0.95), 0.2))
-    return scene.image.astype(np.float32) + strength[..., None] * tone, opacity
+    return np.asarray(scene.image + strength[..., None] * tone, np.float32), opacity
 
 
 def _stain(rng: Rng, scene: _Scene) -> Drawn:
@@ -189,7 +190,8 @@ def _stain(rng: Rng, scene: _Scene) -> Drawn:
     rim = np.float32(rng.uniform(0, 0.5)) * opacity * (1 - opacity) * 4
     base = scene.image.astype(np.float32)
     factor = (1 + opacity[..., None] * (colour.astype(np.float32) - 1)) * (1 - rim[..., None])
-    return (base * factor if base.mean() > 50 else 255 - (255 - base) * factor), opacity
+    washed = base * factor if cv2.mean(scene.image)[1] > 50 else 255 - (255 - base) * factor
+    return np.asarray(washed, np.float32), opacity
 
 
 def _foreign_texture(rng: Rng, scene: _Scene) -> Drawn:

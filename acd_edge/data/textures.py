@@ -124,7 +124,7 @@ def _object(rng: Rng, size: int) -> Floats:
     radius = rng.uniform(0.25, 0.48) * size
     body = blob(rng, size, middle, radius, ragged=rng.uniform(0.02, 0.12))
     inside = 0.45 + 0.35 * fractal_noise(rng, size, rng.uniform(3, 14), int(rng.integers(1, 5)))
-    if rng.random() < 0.6:
+    if rng.random() < 0.35:
         inside = inside + 0.2 * np.sin(body * np.float32(rng.uniform(0.05, 0.4)))
     for _ in range(int(rng.integers(0, 5))):
         spot = (middle[0] + rng.normal(0, 0.3) * radius, middle[1] + rng.normal(0, 0.3) * radius)
