@@ -57,7 +57,7 @@ class Bundle:
         self.path = path
         self.root = root
         self.manifest = manifest
-        self._cleanup = weakref.finalize(self, _remove_unpacked, root) if root != path else None
+        self._cleanup = weakref.finalize(self, _remove_unpacked, root, path)
 
     @classmethod
     def open(cls, path: str | Path) -> Bundle:
@@ -69,22 +69,24 @@ class Bundle:
         path = Path(path)
         if not path.exists():
             raise BundleError(f"there is no bundle at {path}; make one with: acd-edge export -o {path}")
-        root = path if path.is_dir() else _unpacked(path)
+        root: Path | None = None
         try:
-            manifest = _read_manifest(root, path)
+            root = path if path.is_dir() else _unpacked(path)
+            manifest = _read_manifest(root)
             _check_files(root, manifest)
             bundle = cls(path, root, manifest)
+            _ = bundle.text_features, bundle.calibration  # both are small, and checked where they are read
+        except BundleError as error:
+            _remove_unpacked(root, path)
+            raise BundleError(f"{path}: {error}") from error
         except BaseException:
-            if root != path:
-                _remove_unpacked(root)
+            _remove_unpacked(root, path)
             raise
-        _ = bundle.text_features, bundle.calibration  # both are small, and checked where they are read
         return bundle
 
     def close(self) -> None:
         """Remove the unpacked copy of a zip; twice is fine."""
-        if self._cleanup is not None:
-            self._cleanup()
+        self._cleanup()
 
     def __enter__(self) -> Bundle:
         return self
@@ -143,12 +145,12 @@ def builtin_bundle() -> Path:
     return Path(acd_edge.__file__).absolute().parent / "builtin" / "bundle"
 
 
-def _read_manifest(root: Path, shown: Path) -> Manifest:
+def _read_manifest(root: Path) -> Manifest:
     path = root / MANIFEST
     if not path.is_file():
-        raise BundleError(f"{shown} holds no {MANIFEST}, so it is no bundle")
+        raise BundleError(f"there is no {MANIFEST} in it, so it is no bundle")
     if path.is_symlink() or path.stat().st_size > _MANIFEST_LIMIT:
-        raise BundleError(f"{shown}: {MANIFEST} is a link or too large, so it is no bundle")
+        raise BundleError(f"{MANIFEST} is a link or too large, so it is no bundle")
     return manifest_from_json(path.read_bytes())
 
 
@@ -169,7 +171,7 @@ def _check_files(root: Path, manifest: Manifest) -> None:
 def _check_place(root: Path, name: str, record: FileRecord) -> None:
     path = root / name
     if not path.is_file():
-        raise BundleError(f"{name} is missing from the bundle {root}; copy it again, whole")
+        raise BundleError(f"{name} is missing; copy the bundle again, whole")
     if not path.resolve().is_relative_to(root.resolve()):
         raise BundleError(f"the bundle names a file outside itself: {name} is a link to {path.resolve()}")
     if (size := path.stat().st_size) != record.bytes:
@@ -183,13 +185,13 @@ def _unpacked(path: Path) -> Path:
         with zipfile.ZipFile(path) as archive:
             _unpack(archive, root)
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
-        _remove_unpacked(root)
-        raise BundleError(f"{path} is no bundle: neither a folder nor a readable zip ({error})") from error
+        _remove_unpacked(root, path)
+        raise BundleError(f"it is no bundle, neither a folder nor a readable zip ({error})") from error
     except OSError as error:
-        _remove_unpacked(root)
-        raise BundleError(f"{path} cannot be unpacked to {root}: {error.strerror or error}") from error
+        _remove_unpacked(root, path)
+        raise BundleError(f"it cannot be unpacked to {root}: {error.strerror or error}") from error
     except BaseException:
-        _remove_unpacked(root)
+        _remove_unpacked(root, path)
         raise
     return root
 
@@ -226,8 +228,10 @@ def _copy_at_most(stream: IO[bytes], out: IO[bytes], limit: int, name: str) -> N
         out.write(chunk)
 
 
-def _remove_unpacked(root: Path) -> None:
-    shutil.rmtree(root, ignore_errors=True)
+def _remove_unpacked(root: Path | None, path: Path) -> None:
+    """Remove what a zip was unpacked to; the bundle's own folder stays."""
+    if root is not None and root != path:
+        shutil.rmtree(root, ignore_errors=True)
 
 
 def threshold_of(calibration: Mapping[str, Any], product: str) -> float | None:

@@ -1,0 +1,115 @@
+"""What runs a graph: one small protocol, one module for each library, one check of what goes in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from acd_edge.errors import ConfigError, ShapeError
+
+__all__ = ["BACKENDS", "Array", "Backend", "TensorSpec", "check_feed", "open_backend", "preload"]
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Type and shape of one input or output; a None in the shape is free."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int | None, ...]
+
+    def fits(self, array: Array) -> bool:
+        """Whether an array may be fed as it is."""
+        return (
+            array.dtype == self.dtype
+            and array.ndim == len(self.shape)
+            and all(want in (None, got) for want, got in zip(self.shape, array.shape, strict=True))
+        )
+
+    def __str__(self) -> str:
+        return f"{self.dtype} ({', '.join('any' if side is None else str(side) for side in self.shape)})"
+
+
+class Backend(Protocol):
+    """One loaded graph, used from one thread.
+
+    A protocol and not a base class: an implementation owes nothing to us but these four names.
+    """
+
+    @property
+    def inputs(self) -> Mapping[str, TensorSpec]:
+        """What `run` wants, by name."""
+
+    def run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        """Return fresh arrays, one for each output; `feed` has passed `check_feed`."""
+
+    def close(self) -> None:
+        """Free what the library holds; twice is fine."""
+
+    @property
+    def name(self) -> str:
+        """What the user reads, such as `onnxruntime`."""
+
+
+class _Opener(Protocol):
+    def __call__(self, path: Path, *, threads: int | None, precision: str) -> Backend: ...
+
+
+BACKENDS: Mapping[str, str] = MappingProxyType({"onnxruntime": "acd_edge.runtime.backends.ort:OrtBackend"})
+"""Name -> where its class is. `auto` takes the first."""
+
+
+def open_backend(path: Path, *, backend: str = "auto", threads: int | None = None, precision: str = "fp32") -> Backend:
+    """Load a graph.
+
+    Args:
+        path: the ONNX file; its external data lies beside it.
+        backend: key of `BACKENDS`, or `auto`.
+        threads: CPU threads of one run; None is one for each core.
+        precision: what the manifest says of the graph, for a clear refusal where a library cannot run it.
+
+    Raises:
+        MissingExtra: the library is not installed.
+        BackendError: the library refuses the graph.
+    """
+    module, _, attribute = _place(backend).partition(":")
+    opener = cast(_Opener, getattr(import_module(module), attribute))
+    return opener(path, threads=threads, precision=precision)
+
+
+def preload(backend: str) -> None:
+    """Import the library of a backend; a missing one is told later, by `open_backend`."""
+    module, _, _ = _place(backend).partition(":")
+    import_module(module).preload()
+
+
+def check_feed(feed: Mapping[str, Array], inputs: Mapping[str, TensorSpec]) -> None:
+    """Refuse a feed whose names, types or shapes are not the inputs'; one check for all backends.
+
+    >>> check_feed({"x": np.zeros(3)}, {"x": TensorSpec(np.dtype("uint8"), (None, 2))})
+    Traceback (most recent call last):
+        ...
+    acd_edge.errors.ShapeError: x: want uint8 (any, 2), got float64 (3,)
+    """
+    if odd := sorted(set(feed) ^ set(inputs)):
+        raise ShapeError(f"inputs: want {', '.join(sorted(inputs))}, got {', '.join(sorted(feed))}; odd: {odd[0]}")
+    for name, spec in inputs.items():
+        if not spec.fits(array := feed[name]):
+            raise ShapeError(f"{name}: want {spec}, got {array.dtype} {array.shape}")
+
+
+def _place(backend: str) -> str:
+    if backend == "auto":
+        return next(iter(BACKENDS.values()))
+    try:
+        return BACKENDS[backend]
+    except KeyError:
+        raise ConfigError(f"unknown backend {backend!r}; known are auto, {', '.join(BACKENDS)}") from None
