@@ -30,7 +30,8 @@ class Mix:
         synthetic: a good picture with a synthetic defect.
         textures: a made texture, with a synthetic defect every other time.
         generic: the category is given as `object`, so that a model also answers to no name at all.
-            What remains is real: a category by an even draw, then good or defective by an even draw where it has both.
+
+    What remains is real: good or defective by an even draw, then a category that has such pictures by an even draw.
     """
 
     synthetic: float = 0.3
@@ -77,7 +78,8 @@ class Batches:
         self.size, self.size_of_batch, self.seed, self.augment = size, batch, seed, augment
         self.mix = Mix(synthetic=synthetic, textures=textures, generic=generic)
         self._groups = _by_category_and_label(samples)
-        self._good = [by_label[0] for by_label in self._groups.values() if 0 in by_label]
+        self._by_label = [found for label in (0, 1) if (found := _with_label(self._groups, label))]
+        self._good = _with_label(self._groups, 0)
         self._cache: dict[Sample, tuple[Bytes, Bytes]] = {}
         self._cache_left = cache_bytes
 
@@ -120,8 +122,8 @@ class Batches:
         return "synthetic" if self._good and draw < self.mix.textures + self.mix.synthetic else "real"
 
     def _pick(self, rng: Rng) -> Sample:
-        by_label = list(self._groups.values())[int(rng.integers(len(self._groups)))]
-        return _draw(rng, by_label[int(rng.choice(sorted(by_label)))])
+        by_category = self._by_label[int(rng.integers(len(self._by_label)))]
+        return _draw(rng, by_category[int(rng.integers(len(by_category)))])
 
     def _pick_good(self, rng: Rng) -> Sample:
         return _draw(rng, self._good[int(rng.integers(len(self._good)))])
@@ -150,6 +152,10 @@ class Batches:
                 return pair
             self._cache[sample], self._cache_left = pair, self._cache_left - cost
         return self._cache[sample]
+
+
+def _with_label(groups: dict[str, dict[int, list[Sample]]], label: int) -> list[list[Sample]]:
+    return [by_label[label] for by_label in groups.values() if label in by_label]
 
 
 def _draw(rng: Rng, samples: Sequence[Sample]) -> Sample:
