@@ -69,7 +69,7 @@ class LazyGroup(click.Group):
             ctx.exit(INTERRUPTED)
         except MemoryError as error:
             hint = "take smaller pictures, a smaller --size, or a machine with more"
-            _refuse(ctx, f"the memory is exhausted ({error or 'no details'}); {hint}")
+            _refuse(ctx, f"the memory is exhausted ({str(error) or 'no details'}); {hint}")
         except OSError as error:
             if error.errno not in FULL_DISK:
                 raise
