@@ -6,6 +6,9 @@ two at 392 px: noise is a few random numbers enlarged by OpenCV.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TypeVar
+
 import numpy as np
 import numpy.typing as npt
 
@@ -16,6 +19,13 @@ cv2 = require("cv2", "cpu")
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 Rng = np.random.Generator
+T = TypeVar("T")
+
+
+def weighted(rng: Rng, choices: Sequence[tuple[T, float]]) -> T:
+    """One of the choices, drawn by weight."""
+    weights = np.array([weight for _, weight in choices])
+    return choices[int(rng.choice(len(choices), p=weights / weights.sum()))][0]
 
 
 def value_noise(rng: Rng, size: int, cells: float, stretch: float = 1.0) -> Floats:

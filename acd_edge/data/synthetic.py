@@ -25,6 +25,7 @@ from acd_edge.data.shapes import (
     soft,
     unit_range,
     value_noise,
+    weighted,
 )
 from acd_edge.data.textures import make_texture
 
@@ -67,7 +68,7 @@ def add_defect(rng: Rng, image: Bytes, donor: Bytes | None = None, *, kind: str 
     """
     region = foreground(image)
     for _ in range(_ATTEMPTS):
-        name = kind or _draw_kind(rng)
+        name = kind or weighted(rng, [(name, weight) for name, (_, weight) in DEFECTS.items()])
         scene = _Scene(image, region, donor)
         mask = np.zeros(image.shape[:2], np.uint8)
         for _ in range(int(rng.choice([1, 1, 1, 2, 3]))):
@@ -79,11 +80,6 @@ def add_defect(rng: Rng, image: Bytes, donor: Bytes | None = None, *, kind: str 
         if mask.sum() >= 6:
             return scene.image, mask
     return _plain_spot(rng, image, region)
-
-
-def _draw_kind(rng: Rng) -> str:
-    weights = np.array([weight for _, weight in DEFECTS.values()], np.float64)
-    return list(DEFECTS)[int(rng.choice(len(weights), p=weights / weights.sum()))]
 
 
 def _visible_part(before: Bytes, after: Bytes, mask: Bytes) -> Bytes:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from acd_edge.data.shapes import Bytes, Floats, Rng, blob, cv2, fractal_noise, soft, unit_range, value_noise
+from acd_edge.data.shapes import Bytes, Floats, Rng, blob, cv2, fractal_noise, soft, unit_range, value_noise, weighted
 
 
 def make_texture(rng: Rng, size: int) -> Bytes:
@@ -15,8 +15,7 @@ def make_texture(rng: Rng, size: int) -> Bytes:
     >>> make_texture(np.random.default_rng(0), 64).shape
     (64, 64, 3)
     """
-    kinds = list(TEXTURES.values())
-    field = kinds[rng.integers(len(kinds))](rng, size)
+    field = weighted(rng, list(TEXTURES.values()))(rng, size)
     if rng.random() < 0.3:
         field = field + rng.uniform(0.05, 0.3) * fractal_noise(rng, size, rng.uniform(2, 8))
     field = unit_range(field) if rng.random() < 0.7 else np.clip(field, 0, 1)
@@ -136,17 +135,15 @@ def _object(rng: Rng, size: int) -> Floats:
     return np.asarray((inside + rim) * soft(body, rng.uniform(1, 4)), np.float32)
 
 
-TEXTURES: dict[str, Callable[[Rng, int], Floats]] = {
-    "clouds": _clouds,
-    "brushed": _brushed,
-    "speckle": _speckle,
-    "grating": _grating,
-    "weave": _weave,
-    "cells": _cells,
-    "tiles": _tiles,
-    "smooth": _smooth,
-    "object": _object,
-    "object_again": _object,
-    "speckle_again": _speckle,
+TEXTURES: dict[str, tuple[Callable[[Rng, int], Floats], float]] = {
+    "clouds": (_clouds, 1.0),
+    "brushed": (_brushed, 1.0),
+    "speckle": (_speckle, 2.0),
+    "grating": (_grating, 1.0),
+    "weave": (_weave, 1.0),
+    "cells": (_cells, 1.0),
+    "tiles": (_tiles, 1.0),
+    "smooth": (_smooth, 1.0),
+    "object": (_object, 2.0),
 }
-"""Kinds of surfaces; objects and grains come twice as often as the rest."""
+"""Kind -> how it is drawn, and how often relative to the others."""
