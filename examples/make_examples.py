@@ -23,7 +23,7 @@ Array = npt.NDArray[np.float64]  # pictures (H, W, 3) and masks (H, W), in [0, 1
 Mask = npt.NDArray[np.bool_]
 Color = tuple[float, float, float]
 
-SIDE = 400  # pixels of a written picture
+SIDE = 448  # pixels of a written picture
 QUALITY = 82  # JPEG: ten pictures stay well below a megabyte together
 TINTS: dict[str, tuple[Color, Color, Color]] = {  # what black, middle gray and white become
     "brick": ((0.10, 0.05, 0.05), (0.56, 0.32, 0.26), (0.93, 0.88, 0.82)),
@@ -119,7 +119,7 @@ def missing_brick(picture: Array, rng: np.random.Generator, *, inside: tuple[int
 def bare_patch(picture: Array, rng: np.random.Generator, *, center: Sequence[float], radius: float) -> Array:
     """Soil where the grass is gone."""
     away = blob(rng, center=center, radius=radius, rough=0.7)
-    stones = softened(texture("gravel", left=100, top=90, turns=2).mean(axis=-1), 1.6)
+    stones = softened(texture("gravel", left=50, top=40, turns=2).mean(axis=-1), 1.6)
     grain = 0.62 + 0.55 * stones + 0.18 * (noise(rng, 160) - 0.5)
     soil = np.array((0.40, 0.28, 0.18)) * grain[..., None]
     return blend(picture, soil, np.clip((1 - away) * 6 + (picture.mean(axis=-1) < 0.3) * 0.4, 0, 1) * (away < 1.1))
@@ -190,21 +190,21 @@ def pictures() -> dict[str, Image.Image]:
     """Every example picture by its path below the folder."""
     rng = np.random.default_rng(7)
     made: dict[str, Array] = {
-        "brick/good/001.jpg": texture("brick", left=0, top=100, turns=1),
-        "brick/good/002.jpg": texture("brick", left=112, top=56, turns=1, mirror=True),
-        "gravel/good/001.jpg": texture("gravel", left=0, top=112),
-        "grass/good/001.jpg": texture("grass", left=112, top=112),
+        "brick/good/001.jpg": texture("brick", left=0, top=60, turns=1),
+        "brick/good/002.jpg": texture("brick", left=64, top=30, turns=1, mirror=True),
+        "gravel/good/001.jpg": texture("gravel", left=0, top=64),
+        "grass/good/001.jpg": texture("grass", left=64, top=64),
     }
-    wall = texture("brick", left=60, top=70, turns=1)
+    wall = texture("brick", left=40, top=60, turns=1)
     made["brick/defect/crack.jpg"] = crack(wall, rng, start=(60, -4), angle=0.95, steps=64)
-    made["brick/defect/missing.jpg"] = missing_brick(texture("brick", left=30, top=90, turns=1), rng, inside=(205, 190))
-    spilled = texture("brick", left=112, top=0, turns=1, mirror=True)
+    made["brick/defect/missing.jpg"] = missing_brick(texture("brick", left=30, top=64, turns=1), rng, inside=(205, 216))
+    spilled = texture("brick", left=64, top=0, turns=1, mirror=True)
     made["brick/defect/stain.jpg"] = stain(spilled, rng, center=(225, 215), radius=78, color=(0.30, 0.26, 0.20))
-    gravel = texture("gravel", left=80, top=30, turns=1)
+    gravel = texture("gravel", left=60, top=30, turns=1)
     made["gravel/defect/screw.jpg"] = screw(gravel, start=(120, 245), end=(255, 160))
-    gravel = texture("gravel", left=90, top=0, turns=3)
+    gravel = texture("gravel", left=60, top=0, turns=3)
     made["gravel/defect/cap.jpg"] = bottle_cap(gravel, center=(255, 150), radius=36, color=(0.78, 0.10, 0.12))
-    lawn = texture("grass", left=40, top=100, turns=1)
+    lawn = texture("grass", left=40, top=64, turns=1)
     made["grass/defect/bare.jpg"] = bare_patch(lawn, rng, center=(170, 210), radius=72)
     made["grass/defect/paper.jpg"] = paper(texture("grass", left=20, top=60), rng, center=(240, 160), radius=42)
     return {path: camera(picture, rng) for path, picture in made.items()}
