@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import acd_edge
-from tests.tree import FOLDERS, ROOT, modules, packages
+from tests.tree import FOLDERS, ROOT, modules, packages, settings
 
 LINKS = ("acd_edge/export", "acd_edge/runtime", "acd_edge/calib")
 NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "htmlcov")
@@ -92,11 +92,9 @@ def test_wheel_holds_exactly_what_it_should(built: Tree) -> None:
 
 def test_every_package_is_listed() -> None:
     """setuptools takes the list as it is: a folder that it lacks would be missing from the wheel without a word."""
-    from setuptools.config.pyprojecttoml import read_configuration  # type: ignore[import-untyped]
-
-    settings = read_configuration(ROOT / "pyproject.toml", expand=False)["tool"]["setuptools"]
-    assert sorted(settings["packages"]) == packages()
-    assert settings["package-dir"] == {name: folder for name, folder in FOLDERS.items() if name != folder}
+    listed = settings()["tool"]["setuptools"]
+    assert sorted(listed["packages"]) == packages()
+    assert listed["package-dir"] == {name: folder for name, folder in FOLDERS.items() if name != folder}
 
 
 def test_wheel_is_the_same_without_the_links(built: Tree, tmp_path: Path) -> None:

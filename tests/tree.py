@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+from setuptools.config.pyprojecttoml import read_configuration  # type: ignore[import-untyped]
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = {
@@ -29,3 +32,14 @@ def modules() -> dict[str, Path]:
 def packages() -> list[str]:
     """Every folder with an `__init__.py`, by its dotted name."""
     return sorted(name for name, path in modules().items() if path.name == "__init__.py")
+
+
+def settings() -> dict[str, Any]:
+    """What `pyproject.toml` says, as setuptools reads it."""
+    found: dict[str, Any] = read_configuration(ROOT / "pyproject.toml", expand=False)
+    return found
+
+
+def extras() -> set[str]:
+    """Names of the extras."""
+    return set(settings()["project"]["optional-dependencies"])
