@@ -24,8 +24,10 @@ class Levels(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """The graph's outputs: `anomaly_map` (B, S, S) and `class_score` (B,) are abnormal probabilities; `fusion_weights`
-    (B, N, 2, N) are the gateway's, for vision level i, state, text level j.
+    """The graph's outputs.
+
+    `anomaly_map` (B, S, S) and `class_score` (B,) are abnormal probabilities; `fusion_weights` (B, N, 2, N) are the
+    gateway's, for vision level i, state, text level j.
     """
 
     anomaly_map: Tensor
@@ -123,7 +125,7 @@ class AcdClip(nn.Module):
             eye = torch.eye(count, dtype=segment.dtype, device=segment.device)
             return eye[None, :, None, :].expand(batch, count, 2, count)
         means = segment.mean(dim=2)
-        return torch.stack([gate(mean) for gate, mean in zip(self.gates, means)], dim=1)
+        return torch.stack([gate(mean) for gate, mean in zip(self.gates, means, strict=True)], dim=1)
 
     def map_logits(self, segment: Tensor, text_features: Tensor, weights: Tensor) -> Tensor:
         """Abnormal minus normal logit of every level on the patch grid: (B, N, G, G).

@@ -78,8 +78,10 @@ class ConvLora(nn.Module):
 
 
 class Entry(nn.Module):
-    """How delta enters the stream: `add` gives X + delta; `blend` rescales delta per token to the norm of X, without an
-    epsilon as the authors do, and gives (1 - w) X + w delta with a learned weight w per channel.
+    """How delta enters the stream.
+
+    `add` gives X + delta; `blend` rescales delta per token to the norm of X, without an epsilon as the authors do, and
+    gives (1 - w) X + w delta with a learned weight w per channel.
     """
 
     def __init__(self, width: int, way: Literal["add", "blend"], start: float) -> None:
@@ -105,9 +107,10 @@ class Adapter(nn.Module):
         self.entry = Entry(width, config.rules.entry, config.blend)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """(B, T, C) -> (B, T, C)."""
         return self.entry(tokens, self.delta(tokens))
 
 
 def lora_scale(config: ModelConfig) -> float:
-    """alpha / r or alpha / sqrt(r), as the preset says."""
+    """LoRA's alpha / r or alpha / sqrt(r), as the preset says."""
     return config.alpha / (config.rank if config.rules.rank_scaling == "linear" else config.rank**0.5)

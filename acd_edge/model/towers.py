@@ -109,6 +109,7 @@ class QuickGelu(nn.Module):
     """x sigmoid(1.702 x), the activation that OpenAI trained CLIP with."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Elementwise."""
         return x * torch.sigmoid(1.702 * x)
 
 
@@ -122,6 +123,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(spec.hidden, spec.width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, T, C) -> (B, T, C)."""
         return self.fc2(self.act(self.fc1(x)))
 
 
@@ -159,7 +161,7 @@ class VisionTower(nn.Module):
         super().__init__()
         if size % spec.patch:
             near = max(1, round(size / spec.patch)) * spec.patch
-            raise ConfigError(f"size {size} is not a multiple of the patch of {spec.patch} pixels; {near} is the nearest")
+            raise ConfigError(f"size {size} is not a multiple of the patch, {spec.patch} pixels; {near} is the nearest")
         self.spec = spec
         self.width, self.depth, self.patch = spec.block.width, spec.depth, spec.patch
         self.grid = size // spec.patch
