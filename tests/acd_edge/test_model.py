@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from acd_edge.config import ABLATIONS, DOMAINS, PRESETS, ModelConfig, Smoothing
 from acd_edge.errors import ConfigError
 from acd_edge.model.acd import AcdClip
-from acd_edge.model.adapters import ConvLora, Entry, Lora
+from acd_edge.model.adapters import ConvBranch, ConvLora, Entry, Lora
 from acd_edge.model.heads import blur, fuse
 from acd_edge.model.towers import resize_positions
 from tests.tiny_model import TINY_SIZE, tiny_model
@@ -58,6 +58,7 @@ def test_conv_lora_of_the_paper_is_its_equations() -> None:
     low = (tokens @ adapter.down[0]).transpose(1, 2).reshape(2, 4, 5, 5)
     branches = []
     for kernel, branch in zip(config.kernels, adapter.branches, strict=True):
+        assert isinstance(branch, ConvBranch)
         z = F.conv2d(low, branch.down.weight, padding=kernel // 2) / kernel
         b = F.conv2d(z, branch.up.weight, padding=kernel // 2) / kernel
         branches.append(b.flatten(2).transpose(1, 2) @ adapter.up[0])
