@@ -1,0 +1,349 @@
+"""Write down what a plain module computes, call by call, as ONNX nodes of opset 20.
+
+The module runs once on torch's `meta` device, which knows types and shapes and holds no numbers, so that this costs
+milliseconds and no memory. Every call of a torch function becomes the one node that it means, named after the module
+that made it: what is in the graph is what is in `acd_edge.export.graph`. A function without an entry in `TRANSLATIONS`
+is refused.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from acd_edge.errors import ExportError
+from acd_edge.lazy import require
+
+TYPES: Mapping[torch.dtype, str] = {
+    torch.float16: "FLOAT16",
+    torch.float32: "FLOAT",
+    torch.uint8: "UINT8",
+    torch.int64: "INT64",
+    torch.bool: "BOOL",
+}
+
+FREE_AXIS = 8191  # a prime that no width, length or grid of ours equals: the size of a free first axis while tracing
+
+
+class Value(NamedTuple):
+    """Type and shape of one value of the graph."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+
+@dataclass
+class Trace:
+    """Nodes in the order of computation.
+
+    Attributes:
+        nodes: of onnx.
+        constants: the small tensors that belong to no parameter.
+        values: what the nodes make, by name.
+    """
+
+    nodes: list[Any] = field(default_factory=list)
+    constants: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
+    values: dict[str, Value] = field(default_factory=dict)
+
+
+Watch = Callable[[str, Tensor], None]
+
+
+def trace_module(module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> Trace:
+    """Trace `module(*inputs)`.
+
+    Args:
+        module: its parameters keep their names and are not read.
+        inputs: name -> any tensor of the wanted type and shape; the numbers do not matter.
+        outputs: a name for each tensor that the module returns.
+
+    Raises:
+        ExportError: the module calls a function that has no translation.
+    """
+    feed = {name: torch.empty_like(tensor, device="meta") for name, tensor in inputs.items()}
+    state = {name: torch.empty_like(tensor, device="meta") for name, tensor in state_of(module).items()}
+    recorder = _Recorder({**feed, **state})
+    with recorder.following(module):
+        results = torch.func.functional_call(module, state, tuple(feed.values()))
+    recorder.finish([results] if isinstance(results, Tensor) else list(results), outputs)
+    return recorder.trace
+
+
+def watch_module(module: nn.Module, inputs: Mapping[str, Tensor], watch: Watch) -> Any:
+    """Run a module on real numbers; `watch` sees every value under the name that `trace_module` gives it."""
+    recorder = _Recorder({**inputs, **state_of(module)}, watch)
+    with recorder.following(module):
+        return module(*inputs.values())
+
+
+def state_of(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name."""
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def _path_hooks(module: nn.Module, name: str, path: list[str]) -> list[Any]:
+    def enter(*_: Any) -> None:
+        path.append(name)
+
+    def leave(*_: Any) -> None:
+        path.pop()
+
+    return [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
+
+
+class _Recorder(TorchFunctionMode):
+    """Translates each torch call that makes a new tensor."""
+
+    def __init__(self, known: Mapping[str, Tensor], watch: Watch = lambda *_: None) -> None:
+        super().__init__()
+        self.trace = Trace()
+        self.path: list[str] = []
+        self._names = WeakTensorKeyDictionary({tensor: name for name, tensor in known.items()})
+        self._used: Counter[str] = Counter()
+        self._watch = watch
+
+    @contextmanager
+    def following(self, module: nn.Module) -> Iterator[None]:
+        """Record the calls inside the block, and which of the module's parts makes them."""
+        hooks = [hook for name, child in module.named_modules() for hook in _path_hooks(child, name, self.path)]
+        try:
+            with torch.no_grad(), self:
+                yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        made = [each for each in _tensors(out) if each not in self._names]
+        if made:
+            translation = TRANSLATIONS.get(func.__name__)
+            if translation is None:
+                raise ExportError(f"torch's {func.__name__} in {self.path[-1] or 'the model'} has no ONNX translation")
+            translation(self, made, *args, **kwargs)
+        return out
+
+    def add(self, kind: str, inputs: Sequence[Tensor | str], made: Sequence[Tensor], **attributes: Any) -> None:
+        """Append one node that makes the tensors `made`."""
+        name = self.fresh(f"{self.path[-1]}/{kind}" if self.path[-1] else kind)
+        names = [name, *(self.fresh(f"{name}.{index}") for index in range(1, len(made)))]
+        for tensor, output in zip(made, names, strict=True):
+            self._names[tensor] = output
+            self.trace.values[output] = Value(tensor.dtype, tuple(tensor.shape))
+            self._watch(output, tensor)
+        self.append(kind, inputs, names, name, attributes)
+
+    def append(self, kind: str, inputs: Sequence[Tensor | str], names: list[str], name: str, attributes: Any) -> None:
+        """Append a node with given names."""
+        feeds = [each if isinstance(each, str) else self.name_of(each) for each in inputs]
+        helper = require("onnx.helper", "export")
+        self.trace.nodes.append(helper.make_node(kind, feeds, names, name=name, **attributes))
+
+    def name_of(self, tensor: Tensor) -> str:
+        """The value that holds this tensor."""
+        if tensor not in self._names:
+            raise ExportError(f"a tensor of shape {tuple(tensor.shape)} in {self.path[-1]} was made outside the trace")
+        return str(self._names[tensor])
+
+    def alias(self, made: Tensor, source: Tensor) -> None:
+        """`made` is `source` under another identity: no node."""
+        self._names[made] = self.name_of(source)
+
+    def fresh(self, name: str) -> str:
+        """`name`, with a number from its second use on."""
+        self._used[name] += 1
+        return name if self._used[name] == 1 else f"{name}_{self._used[name] - 1}"
+
+    def integers(self, values: Sequence[int] | int) -> str:
+        """An int64 constant, stored once for all that use the same."""
+        array = np.asarray(values, dtype=np.int64)
+        label = "x".join(map(str, array.reshape(-1).tolist())) + ("" if array.ndim else "_scalar")
+        return self.constant(f"constant/int64_{label}", array)
+
+    def scalar(self, value: float, like: Tensor) -> str:
+        """A constant of the type of `like`."""
+        kind = str(like.dtype).removeprefix("torch.")
+        return self.constant(f"constant/{kind}_{value}", np.asarray(value, dtype=kind))
+
+    def constant(self, name: str, array: npt.NDArray[Any]) -> str:
+        """Store a constant under its name."""
+        self.trace.constants[name] = array
+        return name
+
+    def finish(self, results: list[Tensor], outputs: Sequence[str]) -> None:
+        """Give the results the names of the graph's outputs; one that is a parameter as it stands gets a node."""
+        renamed = {self.name_of(tensor): name for tensor, name in zip(results, outputs, strict=True)}
+        for source in [name for name in renamed if name not in self.trace.values]:
+            output = renamed.pop(source)
+            tensor = next(each for each in results if self.name_of(each) == source)
+            self.append("Identity", [source], [output], output, {})
+            self.trace.values[output] = Value(tensor.dtype, tuple(tensor.shape))
+        for node in self.trace.nodes:
+            for values in (node.input, node.output):
+                values[:] = [renamed.get(value, value) for value in values]
+        self.trace.values = {renamed.get(name, name): tensor for name, tensor in self.trace.values.items()}
+
+
+Made = Sequence[Tensor]
+Translation = Callable[..., None]
+
+
+def _tensors(out: Any) -> list[Tensor]:
+    if isinstance(out, Tensor):
+        return [out]
+    return [each for each in out if isinstance(each, Tensor)] if isinstance(out, (tuple, list)) else []
+
+
+def _one(kind: str, **attributes: Any) -> Translation:
+    """One tensor in, one out, without arguments that matter."""
+
+    def translate(to: _Recorder, made: Made, x: Tensor, *_: Any, **__: Any) -> None:
+        to.add(kind, [x], made, **attributes)
+
+    return translate
+
+
+def _two(kind: str, *, swapped: bool = False) -> Translation:
+    """Two operands, one of which may be a number."""
+
+    def translate(to: _Recorder, made: Made, a: Any, b: Any) -> None:
+        like = a if isinstance(a, Tensor) else b
+        operands = [each if isinstance(each, Tensor) else to.scalar(each, like) for each in (a, b)]
+        to.add(kind, operands[::-1] if swapped else operands, made)
+
+    return translate
+
+
+def _reduce(kind: str) -> Translation:
+    def translate(to: _Recorder, made: Made, x: Tensor, *, dim: int, keepdim: bool = False, **_: Any) -> None:
+        to.add(kind, [x, to.integers([dim % x.ndim])], made, keepdims=int(keepdim))
+
+    return translate
+
+
+def _cast(to: _Recorder, made: Made, x: Tensor, *_: Any) -> None:
+    onnx = require("onnx", "export")
+    to.add("Cast", [x], made, to=getattr(onnx.TensorProto, TYPES[made[0].dtype]))
+
+
+def _softmax(to: _Recorder, made: Made, x: Tensor, *, dim: int) -> None:
+    to.add("Softmax", [x], made, axis=dim)
+
+
+def _layer_norm(
+    to: _Recorder, made: Made, x: Tensor, shape: Sequence[int], weight: Tensor, bias: Tensor, eps: float
+) -> None:
+    to.add("LayerNormalization", [x, weight, bias], made, axis=-len(shape), epsilon=eps)
+
+
+def _clamp_min(to: _Recorder, made: Made, x: Tensor, low: float) -> None:
+    to.add("Clip", [x, to.scalar(low, x)], made)
+
+
+def _conv2d(to: _Recorder, made: Made, x: Tensor, weight: Tensor, *, padding: int) -> None:
+    to.add("Conv", [x, weight], made, kernel_shape=list(weight.shape[2:]), pads=[padding] * 4)
+
+
+def _reshape(to: _Recorder, made: Made, x: Tensor, *_: Any) -> None:
+    shape = [0 if size == FREE_AXIS and not axis else size for axis, size in enumerate(made[0].shape)]
+    if FREE_AXIS in shape:
+        raise ExportError(f"{to.path[-1]} moves the free axis to shape {tuple(made[0].shape)}")
+    to.add("Reshape", [x, to.integers(shape)], made)
+
+
+def _permute(to: _Recorder, made: Made, x: Tensor, *order: int) -> None:
+    to.add("Transpose", [x], made, perm=list(order))
+
+
+def _expand(to: _Recorder, made: Made, x: Tensor, *_: int) -> None:
+    if made[0].shape == x.shape:
+        return to.alias(made[0], x)
+    to.add("Expand", [x, to.integers(list(made[0].shape))], made)
+
+
+def _unsqueeze(to: _Recorder, made: Made, x: Tensor, dim: int) -> None:
+    to.add("Unsqueeze", [x, to.integers([dim % made[0].ndim])], made)
+
+
+def _select(to: _Recorder, made: Made, x: Tensor, dim: int, index: int) -> None:
+    to.add("Gather", [x, to.integers(index)], made, axis=dim)
+
+
+def _narrow(to: _Recorder, made: Made, x: Tensor, dim: int, start: int, length: int) -> None:
+    to.add("Slice", [x, to.integers([start]), to.integers([start + length]), to.integers([dim])], made)
+
+
+def _chunk(to: _Recorder, made: Made, x: Tensor, _: int, *, dim: int) -> None:
+    to.add("Split", [x, to.integers([each.shape[dim] for each in made])], made, axis=dim % x.ndim)
+
+
+def _cat(to: _Recorder, made: Made, parts: Sequence[Tensor], *, dim: int) -> None:
+    to.add("Concat", list(parts), made, axis=dim)
+
+
+def _stack(to: _Recorder, made: Made, parts: Sequence[Tensor], *, dim: int) -> None:
+    raised = [part.unsqueeze(dim) for part in parts]
+    for part, wide in zip(parts, raised, strict=True):
+        _unsqueeze(to, [wide], part, dim)
+    to.add("Concat", raised, made, axis=dim)
+
+
+def _embedding(to: _Recorder, made: Made, ids: Tensor, table: Tensor, **_: Any) -> None:
+    to.add("Gather", [table, ids], made, axis=0)
+
+
+def _argmax(to: _Recorder, made: Made, x: Tensor, *, dim: int, keepdim: bool) -> None:
+    to.add("ArgMax", [x], made, axis=dim, keepdims=int(keepdim))
+
+
+TRANSLATIONS: Mapping[str, Translation] = {
+    "__matmul__": _two("MatMul"),
+    "matmul": _two("MatMul"),
+    "__add__": _two("Add"),
+    "add": _two("Add"),
+    "__radd__": _two("Add"),
+    "__sub__": _two("Sub"),
+    "sub": _two("Sub"),
+    "__rsub__": _two("Sub", swapped=True),
+    "__mul__": _two("Mul"),
+    "mul": _two("Mul"),
+    "__rmul__": _two("Mul"),
+    "__truediv__": _two("Div"),
+    "div": _two("Div"),
+    "norm": _reduce("ReduceL2"),
+    "mean": _reduce("ReduceMean"),
+    "sum": _reduce("ReduceSum"),
+    "sigmoid": _one("Sigmoid"),
+    "gelu": _one("Gelu"),
+    "leaky_relu": _one("LeakyRelu", alpha=0.01),
+    "softmax": _softmax,
+    "layer_norm": _layer_norm,
+    "clamp_min": _clamp_min,
+    "conv2d": _conv2d,
+    "to": _cast,
+    "float": _cast,
+    "reshape": _reshape,
+    "permute": _permute,
+    "expand": _expand,
+    "unsqueeze": _unsqueeze,
+    "select": _select,
+    "narrow": _narrow,
+    "chunk": _chunk,
+    "cat": _cat,
+    "stack": _stack,
+    "embedding": _embedding,
+    "argmax": _argmax,
+    "__eq__": _two("Equal"),
+}
