@@ -1,0 +1,136 @@
+"""`acd-edge export`: from a checkpoint to the bundle that a device needs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from acd_edge.config import DOMAINS, Domain
+from acd_edge.errors import CheckpointError, UsageError
+
+if TYPE_CHECKING:
+    from acd_edge.export.bundle import ExportReport
+
+LICENCE_FILE = "LICENSE-WEIGHTS"
+BUILTIN_NAME = "compact"
+BUILTIN_LICENCE = f"research use only, see {LICENCE_FILE}"
+
+
+@click.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path), required=False)
+@click.option("--fp16", is_flag=True, help="Half precision with float32 islands, for TensorRT; the default.")
+@click.option("--fp32", is_flag=True, help="Single precision, fastest on a CPU.")
+@click.option("--size", type=click.IntRange(min=1), help="Input side in pixels; the checkpoint's own unless given.")
+@click.option("--domain", type=click.Choice(DOMAINS), help="Use that smoothing and score mix are for.")
+@click.option("--product", "products", multiple=True, metavar="NAME[='words']",
+              help="Product to put in, with the words of its prompts; repeatable. `object` is always there.")  # fmt: skip
+@click.option("--with-text-encoder", is_flag=True, help="Let the device make text features of new product names.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="BUNDLE",
+              help="Folder, or zip with .acd; ./<name>-<size>-<precision> unless given.")  # fmt: skip
+@click.option("--clip-weights", type=click.Path(path_type=Path), help="CLIP weights, where they have moved.")
+@click.option("--force", is_flag=True, help="Replace a bundle that is there.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the report.")
+def command(
+    checkpoint: Path | None,
+    fp16: bool,
+    fp32: bool,
+    size: int | None,
+    domain: Domain | None,
+    products: tuple[str, ...],
+    with_text_encoder: bool,
+    output: Path | None,
+    clip_weights: Path | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Fold CHECKPOINT (the built-in one unless given) and write a bundle.
+
+    The fold changes no number; its report shows parameters and multiply-adds before and after, and the largest
+    difference on made pictures.
+    """
+    if fp16 and fp32:
+        raise UsageError("give --fp16 or --fp32, not both")
+    from acd_edge.checkpoint import builtin_checkpoint, checkpoint_digest, load_checkpoint, read_info
+    from acd_edge.lazy import require
+    from acd_edge.runtime.prompts import parse_product
+
+    path = builtin_checkpoint() if checkpoint is None else checkpoint
+    if checkpoint is None and not path.is_dir():
+        raise CheckpointError("this installation carries no built-in checkpoint; name one: acd-edge export CKPT")
+    words = dict(parse_product(product) for product in products)
+    info = read_info(path)
+    for module in ("torch", "onnx"):
+        require(module, "export")
+    from acd_edge.export.bundle import export_bundle
+    from acd_edge.model.weights import tokenizer_for, tokenizer_json
+
+    precision = "fp32" if fp32 else "fp16"
+    name = BUILTIN_NAME if checkpoint is None else path.resolve().name
+    target = output or Path(f"{name}-{size or info.config.size}-{precision}")
+    click.echo(f"read {path}", err=True)
+    model = load_checkpoint(path, size=size, clip_weights=clip_weights)
+    if domain is not None:
+        model.config = model.config.with_(domain=domain)
+    report = export_bundle(
+        model,
+        target,
+        tokenizer_for(model.config),
+        name=name,
+        precision=precision,
+        products=words,
+        tokenizer_json=tokenizer_json(model.config) if with_text_encoder else None,
+        source={
+            "checkpoint_sha256": checkpoint_digest(path),
+            "backbone": info.backbone.to_dict() | {"found_at": Path(info.backbone.found_at).name},
+            "data_sets": list(info.training.get("data", [])),
+        },
+        **_licence(path, info.training, builtin=checkpoint is None),
+        force=force,
+        progress=lambda step: click.echo(step, err=True),
+    )
+    click.echo(json.dumps(_values(report)) if as_json else _report(report))
+
+
+def _licence(path: Path, training: Mapping[str, Any], *, builtin: bool) -> dict[str, Any]:
+    """The weights' licence, and its text where a file has it; the bundle carries both."""
+    file = (path.parent if builtin else path) / LICENCE_FILE
+    named = BUILTIN_LICENCE if builtin else training.get("license")
+    if not file.is_file():
+        return {"weights_license": named}
+    return {"weights_license": named or f"see {LICENCE_FILE}", "extra_files": {LICENCE_FILE: file}}
+
+
+def _values(report: ExportReport) -> dict[str, Any]:
+    manifest = report.manifest
+    return {
+        "bundle": str(report.path),
+        "bytes": report.total_bytes,
+        "precision": manifest.precision,
+        "size": manifest.size,
+        "domain": manifest.domain,
+        "products": dict(manifest.products),
+        "fold": dict(manifest.fold),
+        "largest_float16": max(report.ranges.values(), default=None),
+    }
+
+
+def _report(report: ExportReport) -> str:
+    manifest, fold = report.manifest, report.manifest.fold
+    rows = [("parameters", "parameters"), ("multiply-adds", "macs"), ("  of the adapters", "adapter_macs")]
+    lines = [
+        f"{report.path}: {manifest.precision}, {manifest.size} x {manifest.size}, {manifest.domain}, "
+        f"{report.total_bytes / 1e6:.1f} MB, products {', '.join(manifest.products)}",
+        f"{'fold':<18}{'before':>16}{'after':>16}",
+    ]
+    for title, key in rows:
+        before, after = fold[f"{key}_before"], fold[f"{key}_after"]
+        lines.append(f"{title:<18}{before:>16,}{after:>16,}{before / after:>9.2f} times fewer")
+    lines.append(f"largest difference on made pictures: {fold['largest_difference']:.1e}")
+    if report.ranges:
+        name = max(report.ranges, key=lambda each: report.ranges[each])
+        lines.append(f"largest float16 value: {report.ranges[name]:,.0f} of 65,504, {name}")
+    return "\n".join(lines)
