@@ -28,7 +28,7 @@ from acd_edge.model import AcdClip
 from acd_edge.runtime.bundle import write_bundle
 from acd_edge.runtime.bundle_files import GRAPH, TEXT_ENCODER, TOKENIZER, Golden
 from acd_edge.runtime.manifest import Manifest
-from acd_edge.runtime.prompts import DEFAULT_PRODUCT, DEFAULT_PROMPTS, product_features
+from acd_edge.runtime.prompts import DEFAULT_PRODUCT, DEFAULT_PROMPTS, PromptEnsemble, product_features
 
 __all__ = ["ExportReport", "Tokenize", "encode_product", "export_bundle"]
 
@@ -127,9 +127,12 @@ def export_bundle(
     return ExportReport(path=path, manifest=manifest, ranges=ranges)
 
 
-def encode_product(model: AcdClip, tokenize: Tokenize, words: str) -> FloatArray:
+@torch.no_grad()
+def encode_product(
+    model: AcdClip, tokenize: Tokenize, words: str, prompts: PromptEnsemble = DEFAULT_PROMPTS
+) -> FloatArray:
     """Text features of a product from the words of its prompts, (N, 2, D) unit norm."""
-    normal, abnormal = DEFAULT_PROMPTS.sentences(words)
+    normal, abnormal = prompts.sentences(words)
     ids, mask = (torch.from_numpy(array) for array in tokenize([*normal, *abnormal]))
     each = model.encode_prompts(ids, mask).numpy()
     return product_features(each[: len(normal)], each[len(normal) :]).astype(np.float32)

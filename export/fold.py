@@ -57,7 +57,7 @@ def fold_embedding(tower: VisionTower) -> graph.PatchEmbedding:
     return graph.PatchEmbedding(
         kernel.permute(2, 3, 1, 0).reshape(-1, tower.width).to(kind),
         (tower.positions[1:].double() + offset).to(kind),
-        tower.class_token + tower.positions[0],
+        (tower.class_token + tower.positions[0]).reshape(1, 1, -1),
         Norm(tower.norm_pre) if isinstance(tower.norm_pre, nn.LayerNorm) else None,
         tower.patch,
     )
@@ -90,7 +90,7 @@ def fold_lora(lora: source_adapters.Lora) -> graph.Lora:
 
 
 def fold_conv_lora(lora: source_adapters.ConvLora) -> graph.ConvLora:
-    """B_k F_k of branch k is (scale_k W_up_k)(slice k of the fusion), an r x C matrix; stacked they act on the concat."""
+    """(scale_k W_up_k)(slice k of the fusion) is one r x C matrix; those of all branches stack."""
     count = len(lora.branches)
     slices = lora.fusion.T.chunk(count)  # each (C, C), rows: the branch's channels
     ups = [lora.up[k % len(lora.up)] * lora.scales[k] @ slices[k] for k in range(count)]

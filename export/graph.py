@@ -48,6 +48,7 @@ class Affine(nn.Module):
         self.bias = constant(bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., in) -> (..., out)."""
         return x @ self.weight.to(x.dtype) + self.bias.to(x.dtype)
 
 
@@ -62,6 +63,7 @@ class Norm(nn.Module):
         self.eps, self.narrow = norm.eps, narrow
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., C)."""
         y = F.layer_norm(widen(x), self.weight.shape, self.weight, self.bias, self.eps)
         return y.to(x.dtype) if self.narrow else y
 
@@ -97,12 +99,10 @@ class Mlp(nn.Module):
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, T, C) -> (B, T, C)."""
         hidden = self.fc1(x)
-        if self.activation == "gelu":
-            hidden = F.gelu(hidden)
-        else:
-            hidden = hidden * torch.sigmoid(1.702 * hidden)
-        return self.fc2(hidden)  # type: ignore[no-any-return]
+        exact = self.activation == "gelu"
+        return self.fc2(F.gelu(hidden) if exact else hidden * torch.sigmoid(1.702 * hidden))  # type: ignore[no-any-return]
 
 
 class Block(nn.Module):
@@ -114,6 +114,7 @@ class Block(nn.Module):
         self.post_norm = post_norm
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """(B, T, C) -> (B, T, C); `bias` as in `Attention`."""
         if self.post_norm:
             x = self.norm1(x + self.attn(x, bias))
             return self.norm2(x + self.mlp(x))  # type: ignore[no-any-return]
@@ -127,7 +128,7 @@ class PatchEmbedding(nn.Module):
     Args:
         weight: (patch * patch * 3, C), rows in the order row, column, channel of the patch.
         positions: (G * G, C) with every bias included.
-        first: the class token with its position, (C,).
+        first: the class token with its position, (1, 1, C).
     """
 
     def __init__(self, weight: Tensor, positions: Tensor, first: Tensor, norm: Norm | None, patch: int) -> None:
@@ -155,6 +156,7 @@ class Lora(nn.Module):
         self.down, self.up = constant(down), constant(up)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """(B, T, C) -> (B, T, C)."""
         return tokens @ self.down @ self.up
 
 
@@ -205,6 +207,7 @@ class Entry(nn.Module):
         self.keep = None if weight is None else constant(1 - weight)
 
     def forward(self, tokens: Tensor, delta: Tensor) -> Tensor:
+        """Both (B, T, C) -> (B, T, C)."""
         if self.weight is None or self.keep is None:
             return tokens + delta
         wide, change = widen(tokens), widen(delta)
@@ -220,6 +223,7 @@ class Adapter(nn.Module):
         self.delta, self.entry = delta, entry
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """(B, T, C) -> (B, T, C)."""
         return self.entry(tokens, self.delta(tokens))  # type: ignore[no-any-return]
 
 
@@ -231,6 +235,7 @@ class HeadEnd(nn.Module):
         self.fc2, self.norm = fc2, norm
 
     def forward(self, hidden: Tensor) -> Tensor:
+        """(B, P, hidden) -> (B, P, D) of unit norm."""
         return unit(self.norm(self.fc2(hidden)))
 
 
@@ -260,6 +265,7 @@ class Gate(nn.Module):
         self.fc1, self.fc2 = fc1, fc2
 
     def forward(self, mean: Tensor) -> Tensor:
+        """(B, D) -> (B, 2, N), each state's weights summing to one."""
         logits = self.fc2(F.gelu(self.fc1(mean)))
         return logits.reshape(len(mean), -1, 2).permute(0, 2, 1).softmax(dim=-1)
 
@@ -286,7 +292,8 @@ class MapDecoder(nn.Module):
     def forward(self, segment: list[Tensor], text_features: Tensor, weights: Tensor | None) -> Tensor:
         """N features (B, P, D), text (B, N, 2, D), weights (B, N, 2, N) or None for static fusion -> (B, S, S)."""
         contrast = self.contrast(text_features, weights) * self.factor  # (B, N, D)
-        odds = [features @ contrast.select(1, level).unsqueeze(-1) for level, features in enumerate(segment)]  # (B, P, 1)
+        columns = contrast.unsqueeze(-1)  # (B, N, D, 1)
+        odds = [features @ columns.select(1, level) for level, features in enumerate(segment)]  # each (B, P, 1)
         if self.average == "probabilities":
             return self.raise_grid(torch.stack([each.sigmoid() for each in odds], dim=0).mean(dim=0))
         return self.raise_grid(sum(odds[1:], odds[0])).sigmoid()
@@ -338,6 +345,7 @@ class FoldedAcdClip(nn.Module):
         return int(self.decoder.rise.shape[0])
 
     def forward(self, image: Tensor, text_features: Tensor) -> Outputs:
+        """The graph's inputs to its outputs."""
         segment, detect = self.levels(self.embed(image))
         weights = self.fusion_weights(segment)
         anomaly_map = self.decoder(segment, text_features, weights)

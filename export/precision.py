@@ -41,9 +41,7 @@ def _halve(module: nn.Module) -> None:
         _halve(child)
 
 
-def audit_ranges(
-    folded: FoldedAcdClip, image: Tensor, text_features: Tensor
-) -> tuple[dict[str, float], Outputs]:
+def audit_ranges(folded: FoldedAcdClip, image: Tensor, text_features: Tensor) -> tuple[dict[str, float], Outputs]:
     """How large each value becomes that `halve` would hold in float16.
 
     Args:

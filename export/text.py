@@ -60,6 +60,7 @@ class FoldedTextEncoder(nn.Module):
         return len(self.positions)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Both (P, L) -> (P, N, D)."""
         kind = self.positions.dtype
         tokens = F.embedding(input_ids, self.table).to(kind) + self.positions
         tokens = tokens if self.norm_embed is None else self.norm_embed(tokens)

@@ -226,7 +226,9 @@ def _two(kind: str, *, swapped: bool = False) -> Translation:
     return translate
 
 
-def _reduce(kind: str) -> Translation:
+def reduction(kind: str) -> Translation:
+    """Over one axis."""
+
     def translate(to: _Recorder, made: Made, x: Tensor, *, dim: int, keepdim: bool = False, **_: Any) -> None:
         to.add(kind, [x, to.integers([dim % x.ndim])], made, keepdims=int(keepdim))
 
@@ -269,8 +271,9 @@ def _permute(to: _Recorder, made: Made, x: Tensor, *order: int) -> None:
 
 def _expand(to: _Recorder, made: Made, x: Tensor, *_: int) -> None:
     if made[0].shape == x.shape:
-        return to.alias(made[0], x)
-    to.add("Expand", [x, to.integers(list(made[0].shape))], made)
+        to.alias(made[0], x)
+    else:
+        to.add("Expand", [x, to.integers(list(made[0].shape))], made)
 
 
 def _unsqueeze(to: _Recorder, made: Made, x: Tensor, dim: int) -> None:
@@ -322,9 +325,9 @@ TRANSLATIONS: Mapping[str, Translation] = {
     "__rmul__": _two("Mul"),
     "__truediv__": _two("Div"),
     "div": _two("Div"),
-    "norm": _reduce("ReduceL2"),
-    "mean": _reduce("ReduceMean"),
-    "sum": _reduce("ReduceSum"),
+    "norm": reduction("ReduceL2"),
+    "mean": reduction("ReduceMean"),
+    "sum": reduction("ReduceSum"),
     "sigmoid": _one("Sigmoid"),
     "gelu": _one("Gelu"),
     "leaky_relu": _one("LeakyRelu", alpha=0.01),

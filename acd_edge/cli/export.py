@@ -27,7 +27,7 @@ BUILTIN_LICENCE = f"research use only, see {LICENCE_FILE}"
 @click.option("--size", type=click.IntRange(min=1), help="Input side in pixels; the checkpoint's own unless given.")
 @click.option("--domain", type=click.Choice(DOMAINS), help="Use that smoothing and score mix are for.")
 @click.option("--product", "products", multiple=True, metavar="NAME[='words']",
-              help="Product to put in, with the words of its prompts; repeatable. `object` is always there.")  # fmt: skip
+              help="Product to put in, with the words of its prompts; repeatable. `object` is always in.")  # fmt: skip
 @click.option("--with-text-encoder", is_flag=True, help="Let the device make text features of new product names.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="BUNDLE",
               help="Folder, or zip with .acd; ./<name>-<size>-<precision> unless given.")  # fmt: skip
