@@ -1,0 +1,147 @@
+"""Cameras and streams: always the newest frame, never a queue of old ones."""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import PurePosixPath
+from typing import Any, Literal
+
+from acd_edge.errors import AcdEdgeError, SourceError
+from acd_edge.runtime.sources.base import Frame
+from acd_edge.runtime.sources.video import quiet_cv2
+
+_STREAM = re.compile(r"(rtsp|rtsps|rtmp|http|https|udp|tcp|srt)://", re.IGNORECASE)
+_SECRET = re.compile(r"(?<=//)[^/@]*@")
+_POLL = 0.2  # seconds; a wait of this length lets Ctrl-C through everywhere
+logger = logging.getLogger(__name__)
+
+
+def is_live(text: str) -> bool:
+    """Whether a source is a camera index, a video device or a stream.
+
+    >>> [is_live(text) for text in ("0", "/dev/video2", "rtsp://cam/1", "clip.mp4", "./0")]
+    [True, True, True, False, False]
+    """
+    return text.isdecimal() or text.startswith("/dev/video") or bool(_STREAM.match(text))
+
+
+class LiveSource:
+    """A camera or stream, read by a thread that keeps the newest frame.
+
+    Attributes:
+        read, dropped: frames read so far, and those among them that nobody took.
+    """
+
+    kind: Literal["live"] = "live"
+    output = PurePosixPath()
+
+    def __init__(
+        self, target: str, *, timeout: float = 10.0, opener: Callable[[str, float], Any] | None = None
+    ) -> None:
+        self.name = f"camera {target}" if target.isdecimal() else _SECRET.sub("", target)
+        self.read = self.dropped = 0
+        self._target = target
+        self._timeout = timeout
+        self._opener = opener or open_capture
+        self._changed = threading.Condition()
+        self._newest: Frame | None = None
+        self._ended = False
+        self._stop = threading.Event()
+        self._failure: BaseException | None = None
+
+    def frames(self) -> Iterator[Frame]:
+        """Give the newest frame each time; it ends only with an error, see `Source`."""
+        thread = threading.Thread(target=self._keep_newest, name="newest-frame", daemon=True)
+        thread.start()
+        try:
+            while True:
+                yield self._take()
+        finally:
+            self._stop.set()
+            logger.info("%s: stopped", self.name)
+
+    def _take(self) -> Frame:
+        waited = 0.0
+        with self._changed:
+            while self._newest is None:
+                if self._ended:
+                    raise self._reason()
+                if waited >= self._timeout:
+                    raise SourceError(
+                        f"{self.name} {self._silence()}; is it connected, and is another program using it?"
+                    )
+                if not self._changed.wait(_POLL):
+                    waited += _POLL
+            frame, self._newest = self._newest, None
+            return frame
+
+    def _keep_newest(self) -> None:
+        capture = None
+        try:
+            capture = self._opener(self._target, self._timeout)
+            for rgb in _decoded(capture, self._stop):
+                self._offer(rgb)
+        except BaseException as error:  # noqa: BLE001  # told by the thread that takes frames
+            self._failure = error
+        finally:
+            if capture is not None:
+                capture.release()
+            with self._changed:
+                self._ended = True
+                self._changed.notify_all()
+
+    def _offer(self, rgb: Any) -> None:
+        with self._changed:
+            self.dropped += self._newest is not None
+            self._newest = Frame(self.name, self.read, rgb)
+            self.read += 1
+            self._changed.notify_all()
+
+    def _reason(self) -> AcdEdgeError:
+        if isinstance(self._failure, AcdEdgeError):
+            return self._failure
+        if self._failure is not None:
+            return SourceError(f"{self.name} failed: {self._failure}")
+        if not self.read:
+            return SourceError(f"{self.name} opened but gave no frame")
+        return SourceError(f"{self.name} ended after {self.read} frames")
+
+    def _silence(self) -> str:
+        return f"gave no frame for {self._timeout:g} s" if self.read else f"did not start within {self._timeout:g} s"
+
+
+def open_capture(target: str, timeout: float) -> Any:
+    """Open a camera index, a device or an address with OpenCV.
+
+    Raises:
+        SourceError: nothing is there.
+    """
+    cv2 = quiet_cv2()
+    if target.isdecimal() or target.startswith("/dev/"):
+        where: int | str = int(target) if target.isdecimal() else target
+        capture = cv2.VideoCapture(where, cv2.CAP_V4L2) if hasattr(cv2, "CAP_V4L2") else cv2.VideoCapture(where)
+        hint = "see which there are: ls /dev/video*"
+    else:
+        wait_ms = int(timeout * 1000)
+        limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, wait_ms, cv2.CAP_PROP_READ_TIMEOUT_MSEC, wait_ms]
+        capture = cv2.VideoCapture(target, cv2.CAP_FFMPEG, limits)
+        if not capture.isOpened():
+            capture = cv2.VideoCapture(target)  # an OpenCV without FFmpeg, such as JetPack's, takes GStreamer
+        hint = "check the address, the network and the password"
+    if not capture.isOpened():
+        name = f"camera {target}" if target.isdecimal() else _SECRET.sub("", target)
+        raise SourceError(f"{name} cannot be opened; {hint}")
+    capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
+    return capture
+
+
+def _decoded(capture: Any, stop: threading.Event) -> Iterator[Any]:
+    cv2 = quiet_cv2()
+    while not stop.is_set():
+        read, bgr = capture.read()
+        if not read:
+            return
+        yield cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
