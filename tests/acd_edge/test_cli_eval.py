@@ -109,3 +109,36 @@ def test_bundle_is_measured_without_torch(bundle: Path, tree: Path) -> None:
     call = f"from acd_edge.cli import cli; cli(['eval', {str(bundle)!r}, '--data', {str(tree)!r}, '--json'])"
     done = subprocess.run([sys.executable, "-c", block + call], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["categories"]["metal_nut"]["image_auroc"] == 0.75
+
+
+def test_checkpoint_is_measured_in_the_domain_of_the_data(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = pytest.importorskip("torch")
+    from acd_edge.config import ModelConfig
+    from tests.acd_edge.test_evaluate import LetterTokenizer
+    from tests.tiny_model import TINY_SIZE, tiny_model
+
+    def load(path: Path, *, size: int | None, clip_weights: Path | None) -> object:
+        assert (path, clip_weights) == (tmp_path / "checkpoint", None)
+        torch.manual_seed(0)
+        return tiny_model(ModelConfig(size=size or TINY_SIZE, groups=3, domain="medical"))
+
+    monkeypatch.setattr("acd_edge.checkpoint.load_checkpoint", load)
+    monkeypatch.setattr("acd_edge.model.weights.tokenizer_for", lambda config: LetterTokenizer())
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "config.json").write_text("{}")
+    found = []
+    for words in ((), ("--domain", "medical"), ("--size", "56")):
+        done = acd_edge(tmp_path / "checkpoint", "--data", tree, "--json", *words)
+        assert done.exit_code == 0, done.stderr
+        found.append(json.loads(done.stdout))
+    assert [(each["domain"], each["size"]) for each in found] == [
+        ("industrial", TINY_SIZE),
+        ("medical", TINY_SIZE),
+        ("industrial", 56),
+    ]
+    assert len({each["mean"]["pixel_auroc"] for each in found}) == 3
+    refused = acd_edge(tmp_path / "checkpoint", "--data", tree, "--bundle-domain")
+    assert refused.exit_code == 2
+    assert "is for bundles" in refused.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,14 +12,17 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from acd_edge.config import Domain, ModelConfig
 from acd_edge.data import load_mvtec
 from acd_edge.errors import ConfigError, DataError, UnknownProduct
-from acd_edge.evaluate import evaluate, predictor_from_detector
+from acd_edge.evaluate import Report, evaluate, predictor_from_detector, predictor_from_model
 from acd_edge.runtime.detector import Detector
 from tests.picture_trees import SIDE, write_category, write_good
 from tests.tiny_bundle import SIZE, class_score, tiny_features, write_tiny_bundle
+from tests.tiny_model import TINY_SIZE, TINY_TEXT, tiny_model
 
 metrics = pytest.importorskip("sklearn.metrics")
+torch = pytest.importorskip("torch")
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
@@ -134,3 +138,56 @@ def test_bundle_makes_an_unknown_product_with_its_text_encoder_or_refuses_it(tmp
         pytest.raises(UnknownProduct, match="brick"),
     ):
         predictor_from_detector(detector)(pixels, "brick")
+
+
+class LetterTokenizer:
+    """A token a letter, which is enough to tell products apart."""
+
+    context_length = TINY_TEXT.context_length
+
+    def __call__(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        ids = np.zeros((len(texts), self.context_length), np.int64)
+        for row, text in zip(ids, texts, strict=True):
+            codes = [1 + ord(letter) % (TINY_TEXT.vocabulary - 1) for letter in text[::-1][: self.context_length]]
+            row[: len(codes)] = codes
+        return ids, (ids > 0).astype(np.int64)
+
+
+def torch_and_bundle(tree: Path, place: Path, domain: Domain) -> tuple[Report, Report]:
+    """Figures of one tiny model, industrial in torch, and exported for `domain`."""
+    from acd_edge.export.bundle import export_bundle
+
+    torch.manual_seed(0)
+    model = tiny_model(ModelConfig(size=TINY_SIZE, groups=3))
+    samples = load_mvtec(tree)
+    in_torch = evaluate(predictor_from_model(model, LetterTokenizer()), samples, size=TINY_SIZE)
+    model.config = model.config.with_(domain=domain)
+    products = {"metal_nut": "metal nut"}
+    export_bundle(model, place, LetterTokenizer(), name="tiny", precision="fp32", products=products)
+    with Detector.load(place) as detector:
+        return in_torch, evaluate(predictor_from_detector(detector), samples, size=TINY_SIZE)
+
+
+def test_bundle_has_the_figures_of_its_checkpoint(tree: Path, tmp_path: Path) -> None:
+    in_torch, in_bundle = torch_and_bundle(tree, tmp_path / "same", "industrial")
+    assert in_bundle.mean.pixel_auroc == pytest.approx(in_torch.mean.pixel_auroc, abs=1e-4)
+    assert in_bundle.mean.pixel_ap == pytest.approx(in_torch.mean.pixel_ap, abs=1e-4)
+    assert (in_bundle.mean.image_auroc, in_bundle.mean.image_ap) == (in_torch.mean.image_auroc, in_torch.mean.image_ap)
+    in_torch, other = torch_and_bundle(tree, tmp_path / "other", "medical")  # smoothed more: other figures
+    assert other.mean.pixel_auroc != pytest.approx(in_torch.mean.pixel_auroc, abs=1e-4)
+
+
+def test_map_and_score_of_torch_and_bundle_agree(tmp_path: Path) -> None:
+    from acd_edge.export.bundle import export_bundle
+
+    torch.manual_seed(1)
+    model = tiny_model(ModelConfig(size=TINY_SIZE, groups=2))
+    pixels = np.random.default_rng(0).integers(0, 256, (TINY_SIZE, TINY_SIZE, 3), np.uint8)
+    export_bundle(model, tmp_path / "b", LetterTokenizer(), name="tiny", precision="fp32", products={"cup": "cup"})
+    in_torch = predictor_from_model(model, LetterTokenizer())
+    with Detector.load(tmp_path / "b") as detector:
+        anomaly_map, score = predictor_from_detector(detector)(pixels, "cup")
+    # the same sums in another order: float32 rounding through six blocks
+    assert anomaly_map == pytest.approx(in_torch(pixels, "cup")[0], abs=1e-4)
+    assert score == pytest.approx(in_torch(pixels, "cup")[1], abs=1e-4)
+    assert np.abs(in_torch(pixels, "object")[0] - anomaly_map).max() > 1e-3
