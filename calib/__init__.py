@@ -1,0 +1,1 @@
+"""What a device must be told before it decides: thresholds from good parts."""

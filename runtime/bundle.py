@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import stat
 import tempfile
@@ -135,9 +136,10 @@ class Bundle:
             values = json.loads((self.root / CALIBRATION).read_text(encoding="utf-8"))
         except ValueError as error:
             raise BundleError(f"{CALIBRATION} is not JSON: {error}") from error
-        if not isinstance(values, dict):
-            raise BundleError(f"{CALIBRATION} must hold a table of products; calibrate again")
-        return values
+        products = values.get("products") if isinstance(values, dict) else None
+        if not isinstance(products, dict) or not all(_has_threshold(entry) for entry in products.values()):
+            raise BundleError(f"{CALIBRATION} must hold a threshold for each product; calibrate again")
+        return dict(values)
 
 
 def builtin_bundle() -> Path:
@@ -232,6 +234,11 @@ def _remove_unpacked(root: Path | None, path: Path) -> None:
     """Remove what a zip was unpacked to; the bundle's own folder stays."""
     if root is not None and root != path:
         shutil.rmtree(root, ignore_errors=True)
+
+
+def _has_threshold(entry: object) -> bool:
+    value = entry.get("threshold") if isinstance(entry, dict) else None
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def threshold_of(calibration: Mapping[str, Any], product: str) -> float | None:

@@ -97,7 +97,7 @@ def rewrite_bundle(
 def staged(path: Path, *, force: bool) -> Iterator[Path]:
     """A fresh folder beside `path` that takes its place, zipped for `.acd`, when the block ends without an error."""
     path = path.absolute()
-    _check_target(path, force)
+    check_target(path, force)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         workplace = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
@@ -127,7 +127,8 @@ def _check_names(files: Mapping[str, Path | bytes]) -> None:
         raise BundleError(f"a bundle needs {GRAPH}, and {TEXT_ENCODER} goes with {TOKENIZER}; got {', '.join(files)}")
 
 
-def _check_target(path: Path, force: bool) -> None:
+def check_target(path: Path, force: bool) -> None:
+    """Refuse a place that is in use, and with `force` one that holds anything but a bundle."""
     if not os.path.lexists(path):
         return
     if not force:

@@ -1,0 +1,100 @@
+"""`acd-edge calibrate`: a threshold from pictures of good parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from acd_edge.errors import SourceError, UsageError
+
+if TYPE_CHECKING:
+    from acd_edge.calib.threshold import Calibration
+    from acd_edge.runtime.detector import Detector
+
+BROKEN = 1
+
+
+@click.command("calibrate")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--good", multiple=True, required=True, metavar="DIR", help="Pictures of good parts; repeatable.")
+@click.option("--product", default="object", show_default=True, metavar="NAME", help="What they show.")
+@click.option(
+    "--false-alarm-rate",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.01,
+    show_default=True,
+    help="Share of good parts that may be called anomalous.",
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write there; into BUNDLE itself unless told.")
+@click.option("--force", is_flag=True, help="Replace the output if it exists.")
+@click.option("--threads", type=click.IntRange(1), metavar="N", help="CPU threads; one for each core unless told.")
+@click.pass_context
+def command(
+    ctx: click.Context,
+    /,
+    bundle: Path,
+    good: tuple[str, ...],
+    product: str,
+    false_alarm_rate: float,
+    output: Path | None,
+    force: bool,
+    threads: int | None,
+) -> None:
+    """Choose the threshold of a product from good parts, and write it into the bundle.
+
+    `acd-edge run` then says of each frame whether it is anomalous. The rate that so few parts support is told too.
+
+    \b
+    acd-edge calibrate line.acd --good parts/good --product metal_nut --false-alarm-rate 0.02
+    """
+    from acd_edge.calib.threshold import calibrate, with_product
+    from acd_edge.runtime.bundle import builtin_bundle
+    from acd_edge.runtime.bundle_write import check_target, rewrite_bundle
+    from acd_edge.runtime.detector import Detector
+
+    target = output or bundle
+    if target.absolute() == builtin_bundle():
+        raise UsageError("the built-in bundle stays as it is; write the calibrated one elsewhere with -o")
+    if output is not None and output.absolute() != bundle.absolute():
+        check_target(output, force)
+    with Detector.load(bundle, product=product, threads=threads) as detector:
+        scores, failed = _score(detector, good)
+        found = calibrate(scores, false_alarm_rate=false_alarm_rate)
+        opened = detector.bundle
+        content = with_product(opened.calibration, detector.product, found)
+        in_place = output is None or output.absolute() == bundle.absolute()
+        rewrite_bundle(opened.root, opened.manifest, target, calibration=content, force=force or in_place)
+        _tell(detector.product, found, target)
+    ctx.exit(BROKEN if failed else 0)
+
+
+def _score(detector: Detector, texts: tuple[str, ...]) -> tuple[list[float], int]:
+    from acd_edge.runtime.sources import open_sources
+
+    sources, errors = open_sources(texts)
+    if errors:
+        raise errors[0]
+    if any(source.kind == "live" for source in sources):
+        raise UsageError("--good takes pictures and videos, not a live source: record some first")
+    scores: list[float] = []
+    failed = 0
+    for source in sources:
+        try:
+            scores += [detector.predict(frame.rgb).score for frame in source.frames()]
+        except SourceError as error:  # noqa: PERF203  # one broken picture does not stop the others
+            failed += 1
+            click.echo(f"Error: {error}", err=True)
+    return scores, failed
+
+
+def _tell(product: str, found: Calibration, target: Path) -> None:
+    click.echo(f"{product}: threshold {found.threshold:.6f} from {found.good} good parts, written to {target}")
+    click.echo(f"their scores: {found.low:.4f} to {found.high:.4f}, median {found.median:.4f}")
+    click.echo(f"the next good part is called anomalous with a chance of {found.expected_false_alarm_rate:.1%}")
+    if not found.supported:
+        click.echo(
+            f"Warning: {found.good} parts cannot promise {found.false_alarm_rate:.1%}; that needs {found.needed}",
+            err=True,
+        )

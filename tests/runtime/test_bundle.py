@@ -1,0 +1,293 @@
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from acd_edge.errors import AcdEdgeError, BundleError, ConfigError, OutputError
+from acd_edge.runtime.bundle import Bundle, Golden, threshold_of, write_bundle
+from acd_edge.runtime.bundle_write import rewrite_bundle
+from acd_edge.runtime.manifest import manifest_from_json
+from acd_edge.runtime.prompts import DEFAULT_PROMPTS, PromptEnsemble, average, parse_product
+from tests.tiny_bundle import tiny_features, tiny_golden, tiny_manifest, write_tiny_bundle
+
+
+@pytest.mark.parametrize("name", ["b", "b.acd"])
+def test_round_trip(tmp_path: Path, name: str) -> None:
+    path = write_tiny_bundle(tmp_path / name, text_encoder=True, license="research", fold={"macs_before": 29})
+    assert path.is_dir() == (name == "b")
+    with Bundle.open(path) as bundle:
+        want = tiny_manifest(license="research", fold={"macs_before": 29})
+        assert bundle.manifest.with_files({}) == want
+        assert set(bundle.manifest.files) == {
+            *("model.onnx", "text_features.npz", "golden.npz", "text_encoder.onnx", "tokenizer.json")
+        }
+        for product, features in tiny_features().items():
+            np.testing.assert_array_equal(bundle.text_features[product], features)
+        np.testing.assert_array_equal(bundle.golden.image, tiny_golden().image)
+        assert bundle.calibration == {}
+        assert bundle.model_path.is_file()
+        root = bundle.root
+    assert root.exists() == (name == "b")  # what a zip was unpacked to is gone
+    assert path.exists()
+    assert os.listdir(tmp_path) == [name]
+
+
+def change_manifest(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    values = json.loads((path / "manifest.json").read_text())
+    change(values)
+    (path / "manifest.json").write_text(json.dumps(values))
+
+
+def flip(path: Path, at: int = 20) -> None:
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+def link_outside(bundle: Path) -> None:
+    (bundle.parent / "outside").write_bytes((bundle / "model.onnx").read_bytes())
+    (bundle / "model.onnx").unlink()
+    (bundle / "model.onnx").symlink_to(bundle.parent / "outside")
+
+
+def name_file(bundle: Path, name: str) -> None:
+    change_manifest(bundle, lambda values: values["files"].update({name: values["files"]["model.onnx"]}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda b: flip(b / "model.onnx"), "model.onnx was altered"),
+        (lambda b: flip(b / "text_features.npz", -1), "text_features.npz was altered"),
+        (lambda b: flip(b / "golden.npz", 500), "golden.npz was altered"),
+        (lambda b: flip(b / "tokenizer.json"), "tokenizer.json was altered"),
+        (lambda b: (b / "model.onnx").write_bytes(b"short"), r"5 bytes instead of"),
+        (lambda b: (b / "golden.npz").unlink(), "golden.npz is missing"),
+        (lambda b: (b / "manifest.json").unlink(), "no manifest.json"),
+        (lambda b: (b / "manifest.json").write_text("{"), "is not JSON"),
+        (lambda b: (b / "manifest.json").write_text("[]"), "no schema number"),
+        (lambda b: change_manifest(b, lambda v: v.update(schema=2)), "schema 2, this acd-edge reads up to 1"),
+        (lambda b: change_manifest(b, lambda v: v.update(colour=2)), "unknown key 'colour'"),
+        (lambda b: change_manifest(b, lambda v: v.pop("size")), "missing key 'size'"),
+        (lambda b: change_manifest(b, lambda v: v.update(size=57)), "do not make size 57"),
+        (lambda b: change_manifest(b, lambda v: v.update(size="56")), "size must be a whole number"),
+        (lambda b: change_manifest(b, lambda v: v.update(resize="nearest")), "resize must be one of"),
+        (lambda b: change_manifest(b, lambda v: v.update(precision="fp4")), "precision must be one of"),
+        (lambda b: change_manifest(b, lambda v: v.update(score_mix={"class": 2, "map": 0})), "score_mix"),
+        (lambda b: change_manifest(b, lambda v: v.update(score_mix=3)), "manifest.json"),
+        (lambda b: change_manifest(b, lambda v: v["products"].update(cup="cup")), "disagree about the products: cup"),
+        (lambda b: change_manifest(b, lambda v: v["products"].pop("object")), "'object' is missing"),
+        (lambda b: change_manifest(b, lambda v: v["files"].pop("model.onnx")), "lists no model.onnx"),
+        (lambda b: change_manifest(b, lambda v: v["files"].pop("tokenizer.json")), "or neither"),
+        (lambda b: name_file(b, "../outside"), "outside itself"),
+        (lambda b: name_file(b, "/etc/passwd"), "outside itself"),
+        (lambda b: name_file(b, "a\\..\\b"), "outside itself"),
+        (lambda b: name_file(b, "a//b"), "outside itself"),
+        (link_outside, "outside itself: model.onnx is a link"),
+    ],
+)
+def test_damage_is_refused_in_one_line(talking_bundle: Path, damage: Callable[[Path], object], message: str) -> None:
+    Bundle.open(talking_bundle)  # the control: whole before
+    damage(talking_bundle)
+    with pytest.raises(BundleError, match=message) as caught:
+        Bundle.open(talking_bundle)
+    assert "\n" not in str(caught.value)
+    assert str(talking_bundle) in str(caught.value)
+
+
+def test_what_is_no_bundle(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="no bundle at"):
+        Bundle.open(tmp_path / "none")
+    (tmp_path / "a.acd").write_bytes(b"text")
+    with pytest.raises(BundleError, match="neither a folder nor a readable zip"):
+        Bundle.open(tmp_path / "a.acd")
+
+
+def rezip(path: Path, change: Callable[[zipfile.ZipFile, dict[str, bytes]], None]) -> None:
+    """Write a zip again through a function that may do anything."""
+    with zipfile.ZipFile(path) as archive:
+        content = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        change(archive, content)
+
+
+def plain(archive: zipfile.ZipFile, content: dict[str, bytes]) -> None:
+    for name, data in content.items():
+        archive.writestr(name, data)
+
+
+def slip(archive: zipfile.ZipFile, content: dict[str, bytes]) -> None:
+    plain(archive, {**content, "../evil": b"x"})
+
+
+def named_slip(archive: zipfile.ZipFile, content: dict[str, bytes]) -> None:
+    manifest = json.loads(content["manifest.json"])
+    manifest["files"]["../evil"] = manifest["files"]["model.onnx"]
+    plain(archive, {**content, "manifest.json": json.dumps(manifest).encode(), "../evil": b"x"})
+
+
+def bomb(archive: zipfile.ZipFile, content: dict[str, bytes]) -> None:
+    plain(archive, {**content, "model.onnx": bytes(50_000_000)})
+
+
+def manifest_bomb(archive: zipfile.ZipFile, content: dict[str, bytes]) -> None:
+    plain(archive, {**content, "manifest.json": b" " * 50_000_000})
+
+
+def zip_link(archive: zipfile.ZipFile, content: dict[str, bytes]) -> None:
+    entry = zipfile.ZipInfo("model.onnx")
+    entry.external_attr = 0o120777 << 16
+    archive.writestr(entry, b"/etc/passwd")
+    plain(archive, {name: data for name, data in content.items() if name != "model.onnx"})
+
+
+def missing(archive: zipfile.ZipFile, content: dict[str, bytes]) -> None:
+    plain(archive, {name: data for name, data in content.items() if name != "golden.npz"})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (slip, r"does not name: '\.\./evil'"),
+        (named_slip, "outside itself"),
+        (bomb, "more than the manifest says"),
+        (manifest_bomb, "more than the manifest says"),
+        (zip_link, "holds a link"),
+        (missing, "golden.npz is missing"),
+        (lambda archive, content: archive.writestr("a", b""), "no manifest.json"),
+    ],
+)
+def test_hostile_zips(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[zipfile.ZipFile, dict[str, bytes]], None],
+    message: str,
+) -> None:
+    path = write_tiny_bundle(tmp_path / "z.acd")
+    (tmp_path / "unpacked").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "unpacked"))
+    rezip(path, plain)
+    Bundle.open(path).close()  # the control: rewriting alone does no harm
+    rezip(path, change)
+    with pytest.raises(BundleError, match=message):
+        Bundle.open(path)
+    assert sorted(os.listdir(tmp_path)) == ["unpacked", "z.acd"]
+    assert os.listdir(tmp_path / "unpacked") == []
+
+
+def test_existing_output_needs_force_and_other_things_are_never_replaced(tmp_path: Path) -> None:
+    path = write_tiny_bundle(tmp_path / "b")
+    with pytest.raises(OutputError, match="--force"):
+        write_tiny_bundle(path)
+    write_tiny_bundle(path, force=True, name="second")
+    assert Bundle.open(path).manifest.name == "second"
+    (tmp_path / "papers").mkdir()
+    (tmp_path / "papers" / "thesis").touch()
+    with pytest.raises(OutputError, match="is not a bundle"):
+        write_tiny_bundle(tmp_path / "papers", force=True)
+    assert (tmp_path / "papers" / "thesis").exists()
+
+
+def test_nan_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
+    features = tiny_features()
+    features["object"][0, 0, 0] = np.nan
+    golden = tiny_golden()
+    bad_golden = Golden(**{**golden.arrays(), "class_score": np.array([0, np.inf], np.float32)})
+    for text_features, samples, message in [
+        (features, golden, "features holds NaN"),
+        (tiny_features(), bad_golden, "class_score holds NaN"),
+        ({"object": tiny_features()["object"]}, golden, "disagree about the products: metal_nut"),
+        ({name: 2 * value for name, value in tiny_features().items()}, golden, "every feature has length 1"),
+    ]:
+        with pytest.raises(BundleError, match=message):
+            write_bundle(
+                tmp_path / "b", tiny_manifest(), files={"model.onnx": b"x"}, text_features=text_features, golden=samples
+            )
+        assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("files", [{}, {"model.onnx": b"", "../x": b""}, {"model.onnx": b"", "manifest.json": b""}])
+def test_odd_file_names_are_not_written(tmp_path: Path, files: dict[str, bytes | Path]) -> None:
+    with pytest.raises(BundleError):
+        write_bundle(tmp_path / "b", tiny_manifest(), files=files, text_features=tiny_features(), golden=tiny_golden())
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_failure_leaves_the_old_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_tiny_bundle(tmp_path / "b")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez_compressed", full)
+    with pytest.raises(OutputError, match=r"No space left on device; nothing was changed"):
+        write_tiny_bundle(path, force=True, name="second")
+    assert Bundle.open(path).manifest.name == "tiny"
+    assert os.listdir(tmp_path) == ["b"]
+
+
+@pytest.mark.parametrize("name", ["b", "b.acd"])
+def test_calibration_is_written_into_the_bundle_with_its_digest(tmp_path: Path, name: str) -> None:
+    path = write_tiny_bundle(tmp_path / name)
+    with Bundle.open(path) as bundle:
+        content = {"schema": 1, "products": {"object": {"threshold": 0.25}}}
+        rewrite_bundle(bundle.root, bundle.manifest, path, calibration=content, force=True)
+    with Bundle.open(path) as bundle:
+        assert threshold_of(bundle.calibration, "object") == 0.25
+        assert threshold_of(bundle.calibration, "metal_nut") is None
+        assert "calibration.json" in bundle.manifest.files
+        np.testing.assert_array_equal(bundle.golden.image, tiny_golden().image)
+
+
+@pytest.mark.parametrize("content", [[], {"products": {"object": {}}}, {"products": {"object": {"threshold": "x"}}}])
+def test_odd_calibration_is_refused(tmp_path: Path, content: Any) -> None:
+    write_bundle(
+        tmp_path / "b",
+        tiny_manifest(),
+        files={"model.onnx": b"x"},
+        text_features=tiny_features(),
+        golden=tiny_golden(),
+        calibration=content,
+    )
+    with pytest.raises(BundleError, match="a threshold for each product"):
+        Bundle.open(tmp_path / "b")
+
+
+def test_manifest_prompts_and_words_survive_json() -> None:
+    manifest = tiny_manifest(
+        prompts=PromptEnsemble(normal=("ein {}",), abnormal=("ein kaputtes {}",), templates=("{}!",)),
+        products={"object": "object", "Würfel": "Würfel aus Stahl"},
+    )
+    assert manifest_from_json(manifest.to_json()) == manifest
+
+
+def test_default_prompts_are_the_references() -> None:
+    normal, abnormal = DEFAULT_PROMPTS.sentences("cup")
+    assert normal == ["cup.", "a photo of cup.", "a cup.", "a photo of a cup.", "the cup.", "a photo of the cup."]
+    assert len(abnormal) == 10
+    assert abnormal[-1] == "a photo of a cup with damage."
+
+
+def test_average_is_the_unit_mean() -> None:
+    features = np.eye(3, dtype=np.float32)[:2, None]  # two prompts, one level
+    np.testing.assert_allclose(average(features), [[0.5**0.5, 0.5**0.5, 0]], atol=1e-7)
+    with pytest.raises(AcdEdgeError, match=r"want \(P, N, D\)"):
+        average(features[0])
+
+
+@pytest.mark.parametrize("text", ["", "=", "=words", "name=", " "])
+def test_odd_products_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="NAME='words"):
+        parse_product(text)
+
+
+def test_prompts_hold_one_slot() -> None:
+    with pytest.raises(ConfigError, match=r"must hold \{\} once"):
+        PromptEnsemble(normal=("a cup",))
