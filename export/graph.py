@@ -87,7 +87,7 @@ class Attention(nn.Module):
         if bias is not None:
             logits = logits + bias
         mixed = logits.softmax(dim=-1) @ value
-        return self.proj(mixed.permute(0, 2, 1, 3).reshape(batch, length, width))  # type: ignore[no-any-return]
+        return self.proj(mixed.permute(0, 2, 1, 3).reshape(batch, length, width))
 
 
 class Mlp(nn.Module):
@@ -102,7 +102,7 @@ class Mlp(nn.Module):
         """(B, T, C) -> (B, T, C)."""
         hidden = self.fc1(x)
         exact = self.activation == "gelu"
-        return self.fc2(F.gelu(hidden) if exact else hidden * torch.sigmoid(1.702 * hidden))  # type: ignore[no-any-return]
+        return self.fc2(F.gelu(hidden) if exact else hidden * torch.sigmoid(1.702 * hidden))
 
 
 class Block(nn.Module):
@@ -117,9 +117,9 @@ class Block(nn.Module):
         """(B, T, C) -> (B, T, C); `bias` as in `Attention`."""
         if self.post_norm:
             x = self.norm1(x + self.attn(x, bias))
-            return self.norm2(x + self.mlp(x))  # type: ignore[no-any-return]
+            return self.norm2(x + self.mlp(x))
         x = x + self.attn(self.norm1(x), bias)
-        return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
+        return x + self.mlp(self.norm2(x))
 
 
 class PatchEmbedding(nn.Module):
@@ -224,7 +224,7 @@ class Adapter(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
-        return self.entry(tokens, self.delta(tokens))  # type: ignore[no-any-return]
+        return self.entry(tokens, self.delta(tokens))
 
 
 class HeadEnd(nn.Module):
@@ -335,22 +335,28 @@ class FoldedAcdClip(nn.Module):
         self.heads = nn.ModuleList(heads)
         self.gates = nn.ModuleList(gates)
         self.decoder = decoder
-        levels = len(heads)
-        eye = torch.eye(levels, dtype=decoder.rise.dtype).reshape(1, levels, 1, levels)
-        self.static = nn.Buffer(eye.repeat(1, 1, 2, 1)) if not gates else None  # text level i for vision level i
+        self._feature_dim = heads[0].segment.fc2.bias.shape[0]
+        self.static = None if gates else nn.Buffer(static_weights(len(heads), decoder.rise.dtype))
 
     @property
     def size(self) -> int:
         """S in pixels."""
         return int(self.decoder.rise.shape[0])
 
+    @property
+    def feature_dim(self) -> int:
+        """D."""
+        return self._feature_dim
+
     def forward(self, image: Tensor, text_features: Tensor) -> Outputs:
         """The graph's inputs to its outputs."""
         segment, detect = self.levels(self.embed(image))
-        weights = self.fusion_weights(segment)
-        anomaly_map = self.decoder(segment, text_features, weights)
-        score = class_score(detect, text_features)
-        return Outputs(anomaly_map, score, self.static.expand(len(image), -1, -1, -1) if weights is None else weights)
+        if self.static is None:
+            each = [gate(features.mean(dim=1)) for gate, features in zip(self.gates, segment, strict=True)]
+            weights = gated = torch.stack(each, dim=1)
+        else:
+            weights, gated = self.static.expand(len(image), -1, -1, -1), None
+        return Outputs(self.decoder(segment, text_features, gated), class_score(detect, text_features), weights)
 
     def levels(self, tokens: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """N patch features (B, P, D), and the mean detection features (B, D) of the last levels that classify."""
@@ -368,12 +374,10 @@ class FoldedAcdClip(nn.Module):
                 tokens = torch.cat([tokens.narrow(1, 0, 1), patches], dim=1)
         return segment, detect
 
-    def fusion_weights(self, segment: list[Tensor]) -> Tensor | None:
-        """(B, N, 2, N), or None where the fusion is static."""
-        if not len(self.gates):
-            return None
-        each = [gate(features.mean(dim=1)) for gate, features in zip(self.gates, segment, strict=True)]
-        return torch.stack(each, dim=1)
+
+def static_weights(levels: int, dtype: torch.dtype) -> Tensor:
+    """Text level i for vision level i: (1, N, 2, N)."""
+    return torch.eye(levels, dtype=dtype).reshape(1, levels, 1, levels).repeat(1, 1, 2, 1)
 
 
 def class_score(detect: list[Tensor], text_features: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -36,8 +37,7 @@ def onnx_from_folded(folded: FoldedAcdClip, path: Path, *, batch: int = 1) -> Pa
     Raises:
         ExportError: the graph fails ONNX's own checks.
     """
-    levels, size = len(folded.heads), folded.size
-    dim = int(folded.heads[0].segment.norm.weight.shape[0])  # type: ignore[union-attr]
+    levels, size, dim = len(folded.heads), folded.size, folded.feature_dim
     image = torch.empty(batch, size, size, 3, dtype=torch.uint8, device="meta")
     text_features = torch.empty(batch, levels, 2, dim, device="meta")
     inputs = {"image": image, "text_features": text_features}
@@ -124,7 +124,7 @@ def _value(name: str, value: Value, free_axis: str) -> Any:
 def _initializer(name: str, tensor: Tensor, data: BinaryIO | None) -> Any:
     """The entry of one tensor; its bytes go to the data file, if there is one and they are not few."""
     onnx = require("onnx", "export")
-    array = tensor.detach().contiguous().numpy()
+    array: npt.NDArray[Any] = tensor.detach().contiguous().numpy()
     if data is None or array.nbytes <= SMALL:
         return onnx.numpy_helper.from_array(array, name)
     data.write(bytes(-data.tell() % ALIGNMENT))
@@ -132,5 +132,5 @@ def _initializer(name: str, tensor: Tensor, data: BinaryIO | None) -> Any:
     proto.data_location = onnx.TensorProto.EXTERNAL
     place = {"location": Path(data.name).name, "offset": str(data.tell()), "length": str(array.nbytes)}
     proto.external_data.extend(onnx.StringStringEntryProto(key=k, value=v) for k, v in place.items())
-    data.write(memoryview(array).cast("B"))
+    data.write(array.data.cast("B"))
     return proto

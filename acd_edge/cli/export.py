@@ -14,6 +14,7 @@ from acd_edge.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
     from acd_edge.export.bundle import ExportReport
+    from acd_edge.export.precision import Precision
 
 LICENCE_FILE = "LICENSE-WEIGHTS"
 BUILTIN_NAME = "compact"
@@ -68,7 +69,7 @@ def command(
     from acd_edge.export.bundle import export_bundle
     from acd_edge.model.weights import tokenizer_for, tokenizer_json
 
-    precision = "fp32" if fp32 else "fp16"
+    precision: Precision = "fp32" if fp32 else "fp16"
     name = BUILTIN_NAME if checkpoint is None else path.resolve().name
     target = output or Path(f"{name}-{size or info.config.size}-{precision}")
     click.echo(f"read {path}", err=True)

@@ -47,7 +47,7 @@ def build(path: Path) -> Built:
 def _logger(trt: Any) -> Any:
     if not _logs:
 
-        class Log(trt.ILogger):  # type: ignore[misc, name-defined]
+        class Log(trt.ILogger):  # type: ignore[misc]
             def __init__(self) -> None:
                 trt.ILogger.__init__(self)
                 self.messages: list[tuple[int, str]] = []

