@@ -156,7 +156,9 @@ def load_checkpoint(
 
     info = read_info(path)
     config = info.config if size is None else info.config.with_(size=size)
-    if info.embedded and clip_weights is None:
+    if info.embedded:
+        if clip_weights is not None:
+            raise WeightsError(f"{path} carries its backbone weights; leave --clip-weights away")
         vision, text = read_embedded(config, path / EMBEDDED, info.backbone).build(config.size)
         record = info.backbone
     else:

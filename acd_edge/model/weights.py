@@ -196,7 +196,8 @@ def _read_clip(config: ModelConfig, path: Path, trust: bool, sha256: str | None)
         raise WeightsError(f"no CLIP weights at {path}; give a state dict, safetensors or OpenAI's archive")
     digest = sha256_of(path)
     _same_digest(path, digest, sha256)
-    if is_torchscript(path) and not trust and digest not in _clip.OPENAI_DIGESTS:
+    trusted = trust or digest in _clip.OPENAI_DIGESTS or digest == sha256  # a recorded digest was trusted before
+    if is_torchscript(path) and not trusted:
         raise WeightsError(
             f"{path} is a TorchScript archive that OpenAI did not publish (sha256 {digest[:12]}...); "
             "give --trust to read the tensors in it anyway, or save its state dict"

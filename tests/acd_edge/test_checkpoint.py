@@ -72,6 +72,8 @@ def test_embedded_weights_are_read_back(tmp_path: Path, model: AcdClip) -> None:
     assert info.backbone.found_at == "backbone.safetensors"
     again = load_checkpoint(tmp_path / "whole")
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
+    with pytest.raises(WeightsError, match="carries its backbone weights; leave --clip-weights away"):
+        load_checkpoint(tmp_path / "whole", clip_weights=tmp_path / "clip.pt")
     tensors = load_file(tmp_path / "whole" / "backbone.safetensors")
     tensors["vision.class_token"] = tensors["vision.class_token"] + 1
     save_file(tensors, tmp_path / "whole" / "backbone.safetensors")

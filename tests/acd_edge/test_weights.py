@@ -342,6 +342,7 @@ def test_archive_is_read_without_running_it(
     vision, text, _ = load_towers(CONFIG, archive, trust=True)
     assert torch.equal(vision.patch_embed.weight, theirs.visual.conv1.weight)
     assert torch.equal(text.tokens.weight, theirs.token_embedding.weight)
+    load_towers(CONFIG, archive, sha256=sha256_of(archive))  # as a checkpoint made with --trust records it
     monkeypatch.setitem(_clip.OPENAI_DIGESTS, sha256_of(archive), "ours for this test")
     load_towers(CONFIG, archive)
 
@@ -426,6 +427,21 @@ def test_absent_hub_weights_are_one_line_and_fetch_nothing(monkeypatch: pytest.M
     assert "\n" not in str(error.value)
     with pytest.raises(WeightsError, match=r"lists no weights 'best' for ViT-L-14-336, only openai"):
         load_towers(ModelConfig(backbone="clip:ViT-L-14-336", pretrained="best"))
+
+
+def test_weights_in_the_hubs_cache_are_found(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, theirs: open_clip.CLIP
+) -> None:
+    folder = tmp_path / "models--someone--tiny"
+    (folder / "snapshots" / "abc").mkdir(parents=True)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("abc")
+    _safetensors(folder / "snapshots" / "abc" / "open_clip_model.safetensors", theirs)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda *_: {"hf_hub": "someone/tiny/"})
+    vision, _, record = load_towers(CONFIG)
+    assert torch.equal(vision.patch_embed.weight, theirs.visual.conv1.weight)
+    assert record.found_at.endswith("open_clip_model.safetensors")
 
 
 def test_cached_weights_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, theirs: open_clip.CLIP) -> None:
