@@ -1,4 +1,4 @@
-"""What the benchmarks share: interleaved rounds, medians with their spread, the machine, the result's file."""
+"""What the benchmarks share: interleaved rounds, their median and spread, and the machine they ran on."""
 
 from __future__ import annotations
 
@@ -6,77 +6,71 @@ import json
 import os
 import platform
 import statistics
-import time
+import sys
 from collections.abc import Callable, Mapping
-from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("numpy", "onnxruntime", "opencv-python-headless", "opencv-python", "Pillow", "torch")
+LEAST_ROUNDS = 5
 
 
-def interleaved(calls: Mapping[str, Callable[[], object]], *, rounds: int, warm_up: int = 1) -> dict[str, list[float]]:
-    """Seconds of every call in every round: all calls in turn, so that a slow minute of the machine meets each of them.
+def interleaved(
+    sides: Mapping[str, Callable[[], float]], *, rounds: int = LEAST_ROUNDS, warm_up: int = 1
+) -> dict[str, list[float]]:
+    """Measure every side in turn, round by round, so that a slow minute of the machine hits all alike.
 
-    The order turns from round to round, and the first `warm_up` rounds do not count.
+    Args:
+        sides: name -> a call that does the work once and returns what was measured.
+        rounds: that count.
+        warm_up: rounds before them that do not.
     """
-    took: dict[str, list[float]] = {name: [] for name in calls}
-    for number in range(rounds + warm_up):
-        names = list(calls)[number % len(calls) :] + list(calls)[: number % len(calls)]
-        for name in names:
-            began = time.perf_counter()
-            calls[name]()
+    found: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(warm_up + rounds):
+        for name, measure in sides.items():
+            value = measure()
             if number >= warm_up:
-                took[name].append(time.perf_counter() - began)
-    return took
+                found[name].append(value)
+    return found
 
 
-def spread(values: list[float], digits: int = 3) -> dict[str, float]:
-    """Median, smallest and largest."""
-    found = {"median": statistics.median(values), "min": min(values), "max": max(values)}
-    return {name: round(value, digits) for name, value in found.items()}
+def spread(values: list[float]) -> dict[str, float]:
+    """Median, least and largest."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
-def ratios(slow: list[float], fast: list[float], digits: int = 3) -> dict[str, float]:
-    """How many times faster, round by round."""
-    return spread([one / other for one, other in zip(slow, fast, strict=True)], digits)
+def ratio(found: Mapping[str, list[float]], ours: str, theirs: str) -> dict[str, float]:
+    """Spread of the rounds' own ratios, ours over theirs."""
+    return spread([a / b for a, b in zip(found[ours], found[theirs], strict=True)])
 
 
-def machine(*packages: str) -> dict[str, str]:
-    """Where a figure was taken, and with what."""
-    described = {
-        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
-        "processor": _processor(),
-        "cores": str(os.cpu_count()),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
+def machine() -> dict[str, object]:
+    """What the figures were taken on."""
+    return {
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        "load": round(os.getloadavg()[0], 2),
+        "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        "packages": {name: found for name in PACKAGES if (found := _version(name))},
     }
-    return described | {package: _version(package) for package in packages}
 
 
-def save(name: str, result: Mapping[str, Any]) -> Path:
-    """Print a result and write it to `benchmarks/results/<name>.json`."""
-    text = json.dumps(result, indent=2)
-    print(text)
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
-    path.write_text(text + "\n", encoding="utf-8")
-    return path
+def finish(result: dict[str, object], *, value: float, bar: float) -> None:
+    """Print the result as JSON and leave with 1 when it misses its bar."""
+    print(json.dumps({**result, "value": value, "bar": bar, "holds": value <= bar, "machine": machine()}, indent=2))
+    sys.exit(value > bar)
 
 
-def _version(package: str) -> str:
+def _cpu_name() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def _version(name: str) -> str | None:
     try:
-        return version(package)
+        return version(name)
     except PackageNotFoundError:
-        return "absent"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
+        return None
