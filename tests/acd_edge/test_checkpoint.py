@@ -19,7 +19,7 @@ from acd_edge.config import ModelConfig
 from acd_edge.errors import AcdEdgeError, CheckpointError, OutputError, WeightsError
 from acd_edge.model import AcdClip, build_model
 
-CONFIG = ModelConfig(size=28, groups=3, domain="medical", head_hidden=16, gate_hidden=8)
+CONFIG = ModelConfig(preset="reference", size=28, groups=3, domain="medical", head_hidden=16, gate_hidden=8)
 FUSION = "vision_adapters.2.delta.fusion"
 TRAINING = {"steps": 12, "data": ["magnetic_tile"]}
 

@@ -122,7 +122,7 @@ def test_checkpoint_is_measured_in_the_domain_of_the_data(
     def load(path: Path, *, size: int | None, clip_weights: Path | None) -> object:
         assert (path, clip_weights) == (tmp_path / "checkpoint", None)
         torch.manual_seed(0)
-        return tiny_model(ModelConfig(size=size or TINY_SIZE, groups=3, domain="medical"))
+        return tiny_model(ModelConfig(preset="reference", size=size or TINY_SIZE, groups=3, domain="medical"))
 
     monkeypatch.setattr("acd_edge.checkpoint.load_checkpoint", load)
     monkeypatch.setattr("acd_edge.model.weights.tokenizer_for", lambda config: LetterTokenizer())

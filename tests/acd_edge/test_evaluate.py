@@ -158,7 +158,7 @@ def torch_and_bundle(tree: Path, place: Path, domain: Domain) -> tuple[Report, R
     from acd_edge.export.bundle import export_bundle
 
     torch.manual_seed(0)
-    model = tiny_model(ModelConfig(size=TINY_SIZE, groups=3))
+    model = tiny_model(ModelConfig(preset="reference", size=TINY_SIZE, groups=3))
     samples = load_mvtec(tree)
     in_torch = evaluate(predictor_from_model(model, LetterTokenizer()), samples, size=TINY_SIZE)
     model.config = model.config.with_(domain=domain)
@@ -181,7 +181,7 @@ def test_map_and_score_of_torch_and_bundle_agree(tmp_path: Path) -> None:
     from acd_edge.export.bundle import export_bundle
 
     torch.manual_seed(1)
-    model = tiny_model(ModelConfig(size=TINY_SIZE, groups=2))
+    model = tiny_model(ModelConfig(preset="reference", size=TINY_SIZE, groups=2))
     pixels = np.random.default_rng(0).integers(0, 256, (TINY_SIZE, TINY_SIZE, 3), np.uint8)
     export_bundle(model, tmp_path / "b", LetterTokenizer(), name="tiny", precision="fp32", products={"cup": "cup"})
     in_torch = predictor_from_model(model, LetterTokenizer())

@@ -46,6 +46,7 @@ def largest(ours: Tensor, golden: npt.NDArray[Any]) -> float:
 def conv_lora() -> tuple[ConvLora, Arrays]:
     golden = load("conv_lora.npz")
     config = ModelConfig(
+        preset="reference",
         rank=int(golden["lora_rank"]),
         alpha=float(golden["lora_alpha"]),
         conv_rank=int(golden["conv_rank"]),
@@ -132,7 +133,7 @@ class Gateway:
             embed_norm=False,
             pooling="end",
         )
-        self.config = ModelConfig(groups=count, size=patch * side)
+        self.config = ModelConfig(preset="reference", groups=count, size=patch * side)
         self.model = AcdClip(self.config, VisionTower(vision, patch * side), TextTower(text))
         state = {
             ours: tensor(self.golden[f"weight.{names[0].removeprefix('image_adapter.vision_text_gate.')}"])

@@ -27,7 +27,7 @@ def seed() -> None:
 
 
 def model_of(**settings: Any) -> AcdClip:
-    return tiny_model(ModelConfig(**{"size": TINY_SIZE, "groups": 3, **settings})).double()
+    return tiny_model(ModelConfig(**{"preset": "reference", "size": TINY_SIZE, "groups": 3, **settings})).double()
 
 
 def inputs(model: AcdClip) -> tuple[Tensor, Tensor]:

@@ -48,7 +48,7 @@ class Squares:
 
 def trainer(steps: int = 6, **recipe: float) -> Trainer:
     torch.manual_seed(0)
-    model = tiny_model(ModelConfig(size=TINY_SIZE, groups=2))
+    model = tiny_model(ModelConfig(preset="reference", size=TINY_SIZE, groups=2))
     return Trainer(model, tokenise, Squares(), TrainConfig(steps=steps, average=0.9, **recipe))  # type: ignore[arg-type]
 
 
@@ -90,7 +90,7 @@ def test_resumed_run_is_the_uninterrupted_run(tmp_path: Path) -> None:
 
 
 def test_prompt_features_ignore_padding_and_know_the_words() -> None:
-    model = tiny_model(ModelConfig(size=TINY_SIZE, groups=2))
+    model = tiny_model(ModelConfig(preset="reference", size=TINY_SIZE, groups=2))
     features = PromptFeatures(model, tokenise)(["cup", "cap", "cup"])
     assert features.shape == (3, 2, 2, model.feature_dim)
     assert torch.equal(features[0], features[2])

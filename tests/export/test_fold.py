@@ -83,7 +83,7 @@ def test_folded_equals_unfolded_for_any_n_and_domain(preset: str, groups: int, d
 @pytest.mark.parametrize("size", [TINY_PATCH * 2, TINY_PATCH * 9])
 def test_folded_equals_unfolded_at_other_sizes(size: int) -> None:
     """Two patches a side are fewer than the Gaussian reflects; nine are more."""
-    config = ModelConfig(size=size, groups=2)
+    config = ModelConfig(preset="reference", size=size, groups=2)
     model = random_model(config)
     assert max(differences(model, fold(model), random_inputs(config))) < TOLERANCE
 
@@ -112,7 +112,7 @@ def test_one_branch_alone_folds_where_projections_are_shared() -> None:
     ],
 )
 def test_one_per_cent_off_anywhere_is_seen(name: str) -> None:
-    config = ModelConfig(size=TINY_SIZE, groups=2)
+    config = ModelConfig(preset="reference", size=TINY_SIZE, groups=2)
     model = random_model(config)
     folded = fold(model)
     tensor = {**dict(folded.named_parameters()), **dict(folded.named_buffers())}[name]
@@ -121,7 +121,7 @@ def test_one_per_cent_off_anywhere_is_seen(name: str) -> None:
 
 
 def test_the_adapters_do_something() -> None:
-    config = ModelConfig(size=TINY_SIZE, groups=2)
+    config = ModelConfig(preset="reference", size=TINY_SIZE, groups=2)
     model = random_model(config)
     folded = fold(model)
     for adapter in folded.adapters:
@@ -153,7 +153,7 @@ def test_folded_text_equals_unfolded(preset: str, clip: bool) -> None:
 def test_the_adapter_of_vit_l_needs_29_times_fewer_multiply_adds() -> None:
     """2 C x C per token become 2 r x C: (4 r + 2 C) C + 34 x 2 r r' against 4 r C + 34 x 2 r r'."""
     with torch.device("meta"):
-        adapter = Adapter(1024, ModelConfig(), grid=True)
+        adapter = Adapter(1024, ModelConfig(preset="reference"), grid=True)
         tokens = torch.empty(1, 37 * 37, 1024)
     before, after = count_multiply_adds(adapter, tokens), count_multiply_adds(fold_adapter(adapter), tokens)
     convolutions = (9 + 25) * 2 * 16 * 8
@@ -163,7 +163,7 @@ def test_the_adapter_of_vit_l_needs_29_times_fewer_multiply_adds() -> None:
 
 
 def test_the_report_counts_what_runs() -> None:
-    config = ModelConfig(size=TINY_SIZE, groups=2)
+    config = ModelConfig(preset="reference", size=TINY_SIZE, groups=2)
     model = random_model(config)
     counts = fold_counts(model, fold(model))
     grid, width = 6, TINY_VISION.block.width
