@@ -27,7 +27,7 @@ TINY = {
     "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "patch_size": 8, "ls_init_value": 0.1},
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 2},
 }
-CONFIG = ModelConfig(backbone=f"clip:{NAME}", size=40, groups=1)
+CONFIG = ModelConfig(backbone=f"clip:{NAME}", size=40, groups=1, preset="reference")  # plain GELU
 
 
 @pytest.fixture(scope="module", autouse=True)
