@@ -98,7 +98,7 @@ class ModelConfig:
         pretrained: open_clip's tag of the CLIP weights; it names the activation too. Unused by `compact`.
         size: side S of the square input, in pixels, a multiple of the patch.
         groups: N, the number of levels; it divides the depth of both towers.
-        preset: key of `PRESETS`; the default, like N = 3, was chosen by leave-one-set-out (docs/evaluations.md).
+        preset: key of `PRESETS`; the default was chosen by leave-one-set-out (docs/evaluations.md).
         domain: default domain of use; a property of use that `export --domain` may change.
         vision_adapter, fusion: the ablation rows of the paper's Table 2.
         rank, conv_rank: r and r' of the adapters.
