@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy.typing as npt
 import torch
 
 from acd_edge import __version__
-from acd_edge.errors import OutputError
+from acd_edge.errors import ExportError, OutputError
 from acd_edge.export.count import fold_counts
 from acd_edge.export.fold import fold
 from acd_edge.export.golden import PICTURES, made_pictures
@@ -30,7 +31,7 @@ from acd_edge.runtime.bundle_files import GRAPH, TEXT_ENCODER, TOKENIZER, Golden
 from acd_edge.runtime.manifest import Manifest
 from acd_edge.runtime.prompts import DEFAULT_PRODUCT, DEFAULT_PROMPTS, PromptEnsemble, product_features
 
-__all__ = ["ExportReport", "Tokenize", "encode_product", "export_bundle"]
+__all__ = ["ExportOptions", "ExportReport", "Tokenize", "encode_product", "export_bundle"]
 
 Tokenize = Callable[[Sequence[str]], tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]
 FloatArray = npt.NDArray[np.float32]
@@ -58,19 +59,35 @@ class ExportReport:
         return sum(record.bytes for record in self.manifest.files.values())
 
 
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """What goes into a bundle beside the model.
+
+    Attributes:
+        name: of the bundle.
+        precision: of the graph.
+        products: name -> words of its prompts; `object` is added.
+        tokenizer_json: with it, the bundle carries a text encoder for new products.
+        source, weights_license: for the manifest.
+        extra_files: name inside the bundle -> file to add, such as a licence.
+    """
+
+    name: str
+    precision: Precision = "fp16"
+    products: Mapping[str, str] = field(default_factory=dict)
+    tokenizer_json: str | None = None
+    source: Mapping[str, Any] = field(default_factory=dict)
+    weights_license: str | None = None
+    extra_files: Mapping[str, Path] = field(default_factory=dict)
+
+
 @torch.no_grad()
 def export_bundle(
     model: AcdClip,
     path: Path,
     tokenize: Tokenize,
+    options: ExportOptions,
     *,
-    name: str,
-    precision: Precision = "fp16",
-    products: Mapping[str, str] | None = None,
-    tokenizer_json: str | None = None,
-    source: Mapping[str, Any] | None = None,
-    weights_license: str | None = None,
-    extra_files: Mapping[str, Path] | None = None,
     force: bool = False,
     progress: Callable[[str], None] = logger.info,
 ) -> ExportReport:
@@ -80,51 +97,65 @@ def export_bundle(
         model: in float32 and evaluation mode; its config's domain goes into graph and manifest.
         path: a folder, or a zip where it ends in `.acd`.
         tokenize: sentences -> ids and mask, of the model's backbone.
-        name: of the bundle.
-        precision: of the graph.
-        products: name -> words of its prompts; `object` is added.
-        tokenizer_json: with it, the bundle carries a text encoder for new products.
-        source, weights_license: for the manifest.
-        extra_files: name inside the bundle -> file to add, such as a licence.
+        options: see there.
         force: replace a bundle that is there.
         progress: is told each step.
 
     Raises:
         OutputError: the place is in use or cannot be written.
-        ExportError: a value comes near the end of float16, or the graph fails ONNX's checks.
+        ExportError: a weight is not finite, a value comes near the end of float16, or the graph fails ONNX's checks.
     """
     if os.path.lexists(path) and not force:  # before the work, not after it
         raise OutputError(f"{path} exists already; add --force to replace it, or choose another place with -o")
-    words = {DEFAULT_PRODUCT: DEFAULT_PRODUCT, **(products or {})}
+    _check_finite(model)
+    words = {DEFAULT_PRODUCT: DEFAULT_PRODUCT, **options.products}
     progress(f"text features of {', '.join(words)}")
     features = {product: encode_product(model, tokenize, phrase) for product, phrase in words.items()}
     progress("fold")
     folded = fold(model)
-    counts = fold_counts(model, folded)
     progress("golden samples")
     golden = golden_samples(model, features[DEFAULT_PRODUCT])
-    difference, ranges = compare(folded, golden, audit=precision == "fp16")
+    difference, ranges = compare(folded, golden, audit=options.precision == "fp16")
     check_ranges(ranges)
-    report = {**counts, "largest_difference": difference}
-    manifest = _manifest(model, name, precision, words, source or {}, weights_license, report)
-    try:
-        path.absolute().parent.mkdir(parents=True, exist_ok=True)
-        workplace = tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.absolute().parent)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
-    with workplace as folder:
-        files: dict[str, Path | bytes] = dict(extra_files or {})
-        progress(f"graph in {precision}")
-        typed = halve(folded) if precision == "fp16" else folded
-        graph = onnx_from_folded(typed, Path(folder) / GRAPH)
-        files |= {GRAPH: graph, f"{GRAPH}.data": Path(f"{graph}.data")}
-        if tokenizer_json is not None:
-            progress("text encoder")
-            files[TEXT_ENCODER] = onnx_from_text(store_half(fold_text(model)), Path(folder) / TEXT_ENCODER)
-            files[TOKENIZER] = tokenizer_json.encode()
+    report = {**fold_counts(model, folded), "largest_difference": difference}
+    manifest = _manifest(model, words, options, report)
+    with _workplace(path) as folder:
+        files = dict(options.extra_files) | _write_graphs(model, folded, folder, options, progress)
         progress(f"write {path}")
         manifest = write_bundle(path, manifest, files=files, text_features=features, golden=golden, force=force)
     return ExportReport(path=path, manifest=manifest, ranges=ranges)
+
+
+@contextmanager
+def _workplace(path: Path) -> Iterator[Path]:
+    """A folder beside the bundle-to-be, on the same disk; it goes at the end."""
+    try:
+        path.absolute().parent.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.absolute().parent)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
+    with folder as name:
+        yield Path(name)
+
+
+def _write_graphs(
+    model: AcdClip, folded: FoldedAcdClip, folder: Path, options: ExportOptions, progress: Callable[[str], None]
+) -> dict[str, Path | bytes]:
+    """The graph with its data, and the text encoder with its tokenizer where one is wanted."""
+    progress(f"graph in {options.precision}")
+    graph = onnx_from_folded(halve(folded) if options.precision == "fp16" else folded, folder / GRAPH)
+    files: dict[str, Path | bytes] = {GRAPH: graph, f"{GRAPH}.data": Path(f"{graph}.data")}
+    if options.tokenizer_json is not None:
+        progress("text encoder")
+        files[TEXT_ENCODER] = onnx_from_text(store_half(fold_text(model)), folder / TEXT_ENCODER)
+        files[TOKENIZER] = options.tokenizer_json.encode()
+    return files
+
+
+def _check_finite(model: AcdClip) -> None:
+    for name, tensor in model.state_dict().items():
+        if not tensor.isfinite().all():
+            raise ExportError(f"{name} holds NaN or infinity; nothing was written, train or convert the model again")
 
 
 @torch.no_grad()
@@ -170,17 +201,11 @@ def compare(folded: FoldedAcdClip, golden: Golden, *, audit: bool) -> tuple[floa
 
 
 def _manifest(
-    model: AcdClip,
-    name: str,
-    precision: Precision,
-    products: Mapping[str, str],
-    source: Mapping[str, Any],
-    weights_license: str | None,
-    report: Mapping[str, Any],
+    model: AcdClip, products: Mapping[str, str], options: ExportOptions, report: Mapping[str, Any]
 ) -> Manifest:
     config, vision = model.config, model.vision
     return Manifest(
-        name=name,
+        name=options.name,
         model=config.to_dict(),
         preset=config.preset,
         domain=config.domain,
@@ -190,12 +215,12 @@ def _manifest(
         groups=config.groups,
         feature_dim=model.feature_dim,
         score_mix=config.score_mix,
-        precision=precision,
+        precision=options.precision,
         opset=OPSET,
         products=dict(products),
         context_length=model.text.context_length,
-        source=dict(source),
-        license=weights_license,
+        source=dict(options.source),
+        license=options.weights_license,
         tools={"acd-edge": __version__, "torch": version("torch"), "onnx": version("onnx")},
         fold=dict(report),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from acd_edge.config import DOMAINS, Domain
 from acd_edge.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
+    from acd_edge.checkpoint import CheckpointInfo
     from acd_edge.export.bundle import ExportReport
     from acd_edge.export.precision import Precision
 
@@ -55,7 +57,7 @@ def command(
     """
     if fp16 and fp32:
         raise UsageError("give --fp16 or --fp32, not both")
-    from acd_edge.checkpoint import builtin_checkpoint, checkpoint_digest, load_checkpoint, read_info
+    from acd_edge.checkpoint import builtin_checkpoint, load_checkpoint, read_info
     from acd_edge.lazy import require
     from acd_edge.runtime.prompts import parse_product
 
@@ -66,7 +68,7 @@ def command(
     info = read_info(path)
     for module in ("torch", "onnx"):
         require(module, "export")
-    from acd_edge.export.bundle import export_bundle
+    from acd_edge.export.bundle import ExportOptions, export_bundle
     from acd_edge.model.weights import tokenizer_for, tokenizer_json
 
     precision: Precision = "fp32" if fp32 else "fp16"
@@ -76,24 +78,29 @@ def command(
     model = load_checkpoint(path, size=size, clip_weights=clip_weights)
     if domain is not None:
         model.config = model.config.with_(domain=domain)
-    report = export_bundle(
-        model,
-        target,
-        tokenizer_for(model.config),
+    options = ExportOptions(
         name=name,
         precision=precision,
         products=words,
         tokenizer_json=tokenizer_json(model.config) if with_text_encoder else None,
-        source={
-            "checkpoint_sha256": checkpoint_digest(path),
-            "backbone": info.backbone.to_dict() | {"found_at": Path(info.backbone.found_at).name},
-            "data_sets": list(info.training.get("data", [])),
-        },
+        source=_source(path, info),
         **_licence(path, info.training, builtin=checkpoint is None),
-        force=force,
-        progress=lambda step: click.echo(step, err=True),
+    )
+    report = export_bundle(
+        model, target, tokenizer_for(model.config), options, force=force, progress=partial(click.echo, err=True)
     )
     click.echo(json.dumps(_values(report)) if as_json else _report(report))
+
+
+def _source(path: Path, info: CheckpointInfo) -> dict[str, Any]:
+    """What the bundle was made from; of a path only the name, which tells nothing of the machine."""
+    from acd_edge.checkpoint import checkpoint_digest
+
+    return {
+        "checkpoint_sha256": checkpoint_digest(path),
+        "backbone": info.backbone.to_dict() | {"found_at": Path(info.backbone.found_at).name},
+        "data_sets": list(info.training.get("data", [])),
+    }
 
 
 def _licence(path: Path, training: Mapping[str, Any], *, builtin: bool) -> dict[str, Any]:

