@@ -20,7 +20,7 @@ from acd_edge.runtime.prompts import DEFAULT_PROMPTS, PromptEnsemble, product_fe
 
 if TYPE_CHECKING:
     from acd_edge.model import AcdClip
-    from acd_edge.model.tokenizers import Tokenizer
+    from acd_edge.model.tokenizers import Tokenize
     from acd_edge.runtime.detector import Detector
 
 Bytes = npt.NDArray[np.uint8]
@@ -185,7 +185,7 @@ def predictor_from_detector(detector: Detector) -> Predictor:
     return predict
 
 
-def predictor_from_model(model: AcdClip, tokenizer: Tokenizer, prompts: PromptEnsemble = DEFAULT_PROMPTS) -> Predictor:
+def predictor_from_model(model: AcdClip, tokenizer: Tokenize, prompts: PromptEnsemble = DEFAULT_PROMPTS) -> Predictor:
     """A torch model's predictor, in evaluation mode; the domain is that of `model.config`."""
     import torch
 

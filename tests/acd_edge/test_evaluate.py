@@ -160,7 +160,7 @@ def torch_and_bundle(tree: Path, place: Path, domain: Domain) -> tuple[Report, R
     torch.manual_seed(0)
     model = tiny_model(ModelConfig(preset="reference", size=TINY_SIZE, groups=3))
     samples = load_mvtec(tree)
-    in_torch = evaluate(predictor_from_model(model, LetterTokenizer()), samples, size=TINY_SIZE)  # type: ignore[arg-type]
+    in_torch = evaluate(predictor_from_model(model, LetterTokenizer()), samples, size=TINY_SIZE)
     model.config = model.config.with_(domain=domain)
     products = {"metal_nut": "metal nut"}
     export_bundle(model, place, LetterTokenizer(), ExportOptions(name="tiny", precision="fp32", products=products))
@@ -185,7 +185,7 @@ def test_map_and_score_of_torch_and_bundle_agree(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (TINY_SIZE, TINY_SIZE, 3), np.uint8)
     options = ExportOptions(name="tiny", precision="fp32", products={"cup": "cup"})
     export_bundle(model, tmp_path / "b", LetterTokenizer(), options)
-    in_torch = predictor_from_model(model, LetterTokenizer())  # type: ignore[arg-type]
+    in_torch = predictor_from_model(model, LetterTokenizer())
     with Detector.load(tmp_path / "b") as detector:
         anomaly_map, score = predictor_from_detector(detector)(pixels, "cup")
     # the same sums in another order: float32 rounding through six blocks
