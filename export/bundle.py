@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -26,14 +26,14 @@ from acd_edge.export.onnx import OPSET, onnx_from_folded, onnx_from_text
 from acd_edge.export.precision import Precision, audit_ranges, check_ranges, halve
 from acd_edge.export.text import fold_text, store_half
 from acd_edge.model import AcdClip
+from acd_edge.model.tokenizers import Tokenize
 from acd_edge.runtime.bundle import write_bundle
 from acd_edge.runtime.bundle_files import GRAPH, TEXT_ENCODER, TOKENIZER, Golden
 from acd_edge.runtime.manifest import Manifest
 from acd_edge.runtime.prompts import DEFAULT_PRODUCT, DEFAULT_PROMPTS, PromptEnsemble, product_features
 
-__all__ = ["ExportOptions", "ExportReport", "Tokenize", "encode_product", "export_bundle"]
+__all__ = ["ExportOptions", "ExportReport", "encode_product", "export_bundle"]
 
-Tokenize = Callable[[Sequence[str]], tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]
 FloatArray = npt.NDArray[np.float32]
 
 logger = logging.getLogger(__name__)

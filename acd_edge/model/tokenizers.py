@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer as _Tokenizer
 
 Ids = npt.NDArray[np.int64]
+Tokenize = Callable[[Sequence[str]], tuple[Ids, Ids]]
+"""What `Tokenizer` does: prompts to (ids, mask), each int64 (P, L)."""
 
 
 class Tokenizer:

@@ -16,6 +16,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from acd_edge.errors import CheckpointError
 from acd_edge.model import AcdClip, Levels
+from acd_edge.model.tokenizers import Tokenize
 from acd_edge.runtime.prompts import DEFAULT_PROMPTS, PromptEnsemble
 from acd_edge.train.config import TrainConfig
 from acd_edge.train.losses import class_loss, map_loss
@@ -24,7 +25,6 @@ logger = logging.getLogger(__name__)
 
 Bytes = NDArray[np.uint8]
 Ints = NDArray[np.int64]
-Tokenizer = Callable[[Sequence[str]], tuple[Ints, Ints]]
 
 
 class Batch(Protocol):
@@ -45,7 +45,7 @@ class StepLosses(NamedTuple):
 class PromptFeatures:
     """Text features with gradients; prompts are tokenised once and cut to the longest of a batch."""
 
-    def __init__(self, model: AcdClip, tokenizer: Tokenizer, prompts: PromptEnsemble = DEFAULT_PROMPTS) -> None:
+    def __init__(self, model: AcdClip, tokenizer: Tokenize, prompts: PromptEnsemble = DEFAULT_PROMPTS) -> None:
         self.model, self.tokenizer, self.prompts = model, tokenizer, prompts
         self._tokens: dict[str, tuple[Tensor, Tensor]] = {}
 
@@ -83,7 +83,7 @@ class Trainer:
     def __init__(
         self,
         model: AcdClip,
-        tokenizer: Tokenizer,
+        tokenizer: Tokenize,
         batches: Batch,
         config: TrainConfig,
         words: Mapping[str, Sequence[str]] | None = None,
