@@ -346,13 +346,22 @@ def test_half_a_file_never_has_its_name(tmp_path: Path, monkeypatch: pytest.Monk
     assert files(tmp_path / "out") == ["a.png"]
 
 
+def heed_ctrl_c() -> None:
+    """Undo what a shell does to its background jobs, which ignore Ctrl-C and hand that on; CI may be one."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_keeps_what_was_done(tmp_path: Path) -> None:
     bundle = write_tiny_bundle(tmp_path / "b")
     for index in range(600):
         picture(tmp_path / f"in/{index:04d}.png", size=(8, 8))
     command = [sys.executable, "-m", "acd_edge", "run", str(tmp_path / "in"), "--bundle", str(bundle), "--json"]
     process = subprocess.Popen(
-        [*command, "--save", str(tmp_path / "out")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, "--save", str(tmp_path / "out")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_ctrl_c,
     )
     assert process.stdout is not None
     assert process.stderr is not None
