@@ -7,9 +7,12 @@ import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from acd_edge.errors import MissingExtra
+from acd_edge.lazy import require
 from tests.tree import ROOT, modules, packages
 
 TRAINING = (
@@ -134,3 +137,17 @@ def test_ruff_refuses_other_peoples_names(line: str, rule: str) -> None:
         input=f"{line}\n", capture_output=True, text=True, cwd=ROOT,
     )  # fmt: skip
     assert rule in done.stdout
+
+
+def test_a_missing_package_names_its_extra() -> None:
+    with pytest.raises(MissingExtra, match=r"needs nowhere_1\.part.*'acd-edge\[live\]'"):
+        require("nowhere_1.part", "live")
+
+
+def test_a_package_that_lacks_something_itself_says_what(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Installing the extra again would not help there."""
+    (tmp_path / "half_there.py").write_text("import nowhere_2")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="nowhere_2") as caught:
+        require("half_there", "cpu")
+    assert not isinstance(caught.value, MissingExtra)
