@@ -14,16 +14,14 @@ from pathlib import Path
 
 import click
 import numpy as np
-import torch
 
 from acd_edge.checkpoint import load_adapters
 from acd_edge.cli.train import _configs, _phrases
 from acd_edge.data.samples import Sample, load_data
-from acd_edge.data.sampling import Batches
 from acd_edge.evaluate import evaluate, predictor_from_model
 from acd_edge.model import AcdClip, build_model
 from acd_edge.model.weights import tokenizer_for
-from acd_edge.train.loop import Trainer
+from acd_edge.train.run import TrainRun, new_trainer
 
 
 @click.command()
@@ -52,26 +50,15 @@ def main(
         if only and held.name not in only:
             continue
         began = time.monotonic()
-        torch.manual_seed(recipe.seed)
-        model = build_model(model_config)
-        batches = Batches(
-            load_data([path for path in data if path != held], split="train"),
-            size=model_config.size,
-            batch=recipe.batch,
-            seed=recipe.seed,
-            synthetic=recipe.synthetic,
-            textures=recipe.textures,
-            generic=recipe.generic,
-            augment=recipe.augment,
-        )
-        trainer = Trainer(model, tokenizer_for(model_config), batches, recipe, phrases)
+        run = TrainRun(model=model_config, recipe=recipe, data=(), words=phrases)
+        trainer = new_trainer(run, load_data([path for path in data if path != held], split="train"))
         click.echo(f"without {held.name}: {recipe.steps} steps", err=True)
         trainer.run(lambda done, losses: click.echo(f"\r{done} {losses.total:.3f}", err=True, nl=False))
         trainer.finish()
         samples = _sample(load_data([held], split="test"), pictures)
         line = {"tag": tag, "left_out": held.name, "minutes": (time.monotonic() - began) / 60}
         for size in dict.fromkeys([model_config.size, also_size or model_config.size]):
-            line[f"at_{size}"] = _judge(_resized(model, size), samples, size, phrases)
+            line[f"at_{size}"] = _judge(_resized(trainer.model, size), samples, size, phrases)
         with output.open("a") as file:
             file.write(json.dumps({**line, "model": model_config.to_dict(), "recipe": recipe.to_dict()}) + "\n")
 

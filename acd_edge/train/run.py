@@ -119,33 +119,14 @@ def train(
         OutputError: the checkpoint exists and `force` was not given.
         CheckpointError: there is no state to resume from, or it is of another run.
     """
-    import torch
-
-    from acd_edge.data.sampling import Batches
-    from acd_edge.model import build_model
-    from acd_edge.model.weights import tokenizer_for
-
     folder = RunFolder(checkpoint)
     check_target(checkpoint, force=force or resume)
-    torch.manual_seed(run.recipe.seed)
-    model = build_model(run.model, clip_weights=clip_weights, trust=trust)
-    recipe = run.recipe
-    batches = Batches(
-        samples,
-        size=run.model.size,
-        batch=recipe.batch,
-        seed=recipe.seed,
-        synthetic=recipe.synthetic,
-        textures=recipe.textures,
-        generic=recipe.generic,
-        augment=recipe.augment,
-    )
-    trainer = Trainer(model, tokenizer_for(run.model), batches, recipe, run.words)
+    trainer = new_trainer(run, samples, clip_weights=clip_weights, trust=trust)
     if resume:
         folder.load(run, trainer)
 
     def after_step(done: int, losses: StepLosses) -> None:
-        if done % SAVE_EVERY == 0 and done < recipe.steps:
+        if done % SAVE_EVERY == 0 and done < run.recipe.steps:
             folder.save(run, trainer)
         report(done, losses)
 
@@ -158,6 +139,32 @@ def train(
         raise
     _write(run, samples, trainer, checkpoint, force=force or resume)
     folder.remove()
+
+
+def new_trainer(
+    run: TrainRun, samples: Sequence[Sample], *, clip_weights: Path | None = None, trust: bool = False
+) -> Trainer:
+    """A trainer before its first step; the seed decides its weights and its batches. Raises as `build_model`."""
+    import torch
+
+    from acd_edge.data.sampling import Batches
+    from acd_edge.model import build_model
+    from acd_edge.model.weights import tokenizer_for
+
+    recipe = run.recipe
+    torch.manual_seed(recipe.seed)
+    model = build_model(run.model, clip_weights=clip_weights, trust=trust)
+    batches = Batches(
+        samples,
+        size=run.model.size,
+        batch=recipe.batch,
+        seed=recipe.seed,
+        synthetic=recipe.synthetic,
+        textures=recipe.textures,
+        generic=recipe.generic,
+        augment=recipe.augment,
+    )
+    return Trainer(model, tokenizer_for(run.model), batches, recipe, run.words)
 
 
 def _write(run: TrainRun, samples: Sequence[Sample], trainer: Trainer, checkpoint: Path, *, force: bool) -> None:
