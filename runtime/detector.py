@@ -87,6 +87,7 @@ class Detector:
     Attributes:
         bundle: where everything came from.
         product: what `predict` looks for, see `set_product`.
+        is_named: the name alone would mean the same words, so that a threshold kept under the name fits.
     """
 
     def __init__(self, bundle: Bundle, *, product: str = DEFAULT_PRODUCT, backend: Backend) -> None:
@@ -145,6 +146,7 @@ class Detector:
         else:
             features = self._encoder(product).features(words)
         self.product = name
+        self.is_named = words == known.get(name, parse_product(name)[1]) or "=" not in product
         self._text_features: FloatArray = features[None]  # (1, N, 2, D)
 
     def predict(self, image: str | Path | Pixels, *, bit_depth: int = 16, max_pixels: int = MAX_PIXELS) -> Result:

@@ -110,7 +110,7 @@ def manifest_from_json(text: str | bytes) -> Manifest:
     """
     try:
         values = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"manifest.json is not JSON: {error}") from error
     if not isinstance(values, dict) or not _is_whole(schema := values.pop("schema", None)):
         raise BundleError("manifest.json holds no schema number, so this is not a bundle of acd-edge")
@@ -124,7 +124,7 @@ def manifest_from_json(text: str | bytes) -> Manifest:
         raise BundleError("manifest.json: " + ", ".join(f"{state[name]} key {name!r}" for name in wrong))
     try:
         return Manifest(**_decoded(values))
-    except (KeyError, TypeError, AttributeError, AcdEdgeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, AcdEdgeError) as error:
         reason = error if isinstance(error, BundleError) else f"manifest.json: {error}"
         raise BundleError(str(reason)) from error
 

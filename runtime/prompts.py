@@ -91,8 +91,10 @@ def parse_product(text: str) -> tuple[str, str]:
     >>> parse_product("A7=steel bracket")
     ('A7', 'steel bracket')
     """
-    name, equals, words = (part.strip() for part in text.partition("="))
-    words = " ".join((words if equals else name.replace("_", " ")).split())
+    name, equals, words = (" ".join(part.split()) for part in text.partition("="))
+    words = words if equals else name.replace("_", " ")
+    if not (name + words).isprintable():  # control characters, and what was not text in the shell's encoding
+        raise ConfigError(f"a product's name and words are printable text, got {text!r}")
     if not name or not words:
         raise ConfigError(f"a product is NAME or NAME='words for the prompt', got {text!r}")
     return name, words

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import acd_edge
-from acd_edge.cli import COMMANDS, cli
+from acd_edge.cli import COMMANDS, LazyGroup, cli
 from acd_edge.errors import BundleError, MissingExtra, SourceError, UnknownProduct, UsageError
 
 
@@ -143,3 +143,15 @@ def test_unknown_command_is_a_usage_error() -> None:
     result = CliRunner().invoke(cli, ["rum"])
     assert result.exit_code == 2
     assert "No such command 'rum'" in result.stderr
+
+
+def test_an_absent_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent() -> None:
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    command = click.command("train")(absent)
+    monkeypatch.setattr(LazyGroup, "get_command", lambda *_: command)
+    refused = CliRunner().invoke(cli, ["train"])
+    assert refused.exit_code == 1
+    assert "pip install 'acd-edge[train]'" in refused.stderr
+    assert "Traceback" not in refused.output

@@ -15,7 +15,7 @@ import click
 from acd_edge import __version__
 from acd_edge.errors import AcdEdgeError
 
-__all__ = ["COMMANDS", "cli", "main"]
+__all__ = ["COMMANDS", "LazyGroup", "cli", "main"]
 
 COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
@@ -33,6 +33,11 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
 
 INTERRUPTED = 130  # what a shell reports for Ctrl-C
 FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+EXTRA_OF: Mapping[str, str] = MappingProxyType(
+    {"torch": "train", "safetensors": "train", "open_clip": "train", "onnx": "export", "cv2": "cpu"}
+)
+"""Package that a command may find absent -> the extra that brings it."""
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +69,12 @@ class LazyGroup(click.Group):
         except AcdEdgeError as error:
             logger.debug("where it happened", exc_info=True)
             _refuse(ctx, str(error), error.exit_code)
+        except ModuleNotFoundError as error:
+            extra = EXTRA_OF.get(error.name or "")
+            if extra is None:
+                raise
+            hint = f"install it with: pip install 'acd-edge[{extra}]'"
+            _refuse(ctx, f"this command needs {error.name}, which is not installed; {hint}")
         except KeyboardInterrupt:
             click.echo("Interrupted", err=True)
             ctx.exit(INTERRUPTED)

@@ -60,6 +60,11 @@ def command(
     if output is not None and output.absolute() != bundle.absolute():
         check_target(output, force)
     with Detector.load(bundle, product=product, threads=threads) as detector:
+        if not detector.is_named:
+            raise UsageError(
+                f"a threshold is kept under the product's name, and {product!r} gives other words than the bundle; "
+                "write them into it first: acd-edge prompts add"
+            )
         scores, failed = _score(detector, good)
         found = calibrate(scores, false_alarm_rate=false_alarm_rate)
         opened = detector.bundle

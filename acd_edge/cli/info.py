@@ -117,7 +117,7 @@ def _product(name: str, words: str, values: Mapping[str, Any]) -> str:
 
 
 def _fold_rows(fold: Mapping[str, Any]) -> list[tuple[str, str]]:
-    if "macs_after" not in fold:
+    if not {"parameters_after", "macs_after", "largest_difference"} <= set(fold):
         return []
     numbers = f"{fold['parameters_after'] / 1e6:.2f} M parameters, {fold['macs_after'] / 1e9:.2f} G multiply-adds"
     return [("folded", f"{numbers}; largest difference {fold['largest_difference']:.1e}")]
@@ -133,8 +133,8 @@ def _plain(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _short(digest: str | None) -> str:
-    return digest[:12] if digest else "not recorded"
+def _short(digest: object) -> str:
+    return str(digest)[:12] if digest else "not recorded"
 
 
 def _listed(title: str, lines: list[str]) -> list[tuple[str, str]]:

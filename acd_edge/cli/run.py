@@ -151,7 +151,9 @@ def run(config: RunConfig) -> int:
 def _threshold(config: RunConfig, detector: Detector) -> float | None:
     from acd_edge.runtime.bundle import threshold_of
 
-    return threshold_of(detector.bundle.calibration, detector.product) if config.threshold is None else config.threshold
+    if config.threshold is not None:
+        return config.threshold
+    return threshold_of(detector.bundle.calibration, detector.product) if detector.is_named else None
 
 
 def _check_live_decision(config: RunConfig, sources: list[Source], threshold: float | None) -> None:
@@ -196,7 +198,7 @@ def _run_source(
 def _tell_dropped(source: Source) -> None:
     from acd_edge.runtime.sources import LiveSource
 
-    if isinstance(source, LiveSource):
+    if isinstance(source, LiveSource) and source.read:
         click.echo(f"{source.name}: {source.read} frames read, {source.dropped} dropped", err=True)
 
 

@@ -46,7 +46,7 @@ def open_sources(
     Args:
         texts: paths, globs, camera indices, devices, addresses.
         options: how to read them.
-        skip: the output folder, whose pictures are never input again.
+        skip: the output folder; where it lies below a folder or glob, its pictures are not input again.
 
     Returns:
         The sources in order, folders and globs sorted, and an error for each text that names nothing.
@@ -72,11 +72,12 @@ def _open_one(text: str, options: ReadOptions, skip: Path | None) -> Iterable[So
         return [LiveSource(text, timeout=options.timeout)]
     path = Path(text)
     if path.is_dir():
-        return _open_all(text, path, _files_below(path, skip), options)
+        return _open_all(text, path, _files_below(path, _inside(skip, path)), options)
     if path.exists():
         return [_open_file(path, PurePosixPath(path.name), options)]
     if glob.has_magic(text):
-        return _open_all(text, _glob_root(text), _matches(text, skip), options)
+        root = _glob_root(text)
+        return _open_all(text, root, _matches(text, _inside(skip, root)), options)
     raise SourceError(f"{text} does not exist")
 
 
@@ -107,6 +108,11 @@ def _files_below(folder: Path, skip: Path | None) -> Iterator[Path]:
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".") and not _is_below(Path(parent, name), skip)]
         yield from (Path(parent, name) for name in names if not name.startswith("."))
+
+
+def _inside(skip: Path | None, root: Path) -> Path | None:
+    """The output folder where it lies below what is read; one that is or holds the input hides nothing of it."""
+    return skip if skip is not None and skip.resolve() != root.resolve() and _is_below(skip, root) else None
 
 
 def _is_below(path: Path, folder: Path | None) -> bool:

@@ -52,7 +52,14 @@ class VideoSource:
         if not index:
             raise SourceError(f"{self.path} holds no frame that can be read; it is damaged or cut short")
         if index < (told := int(capture.get(cv2.CAP_PROP_FRAME_COUNT))):
-            logger.warning("%s ended after %d of about %d frames", self.path, index, told)
+            _tell_short(self.path, index, told)
+
+
+def _tell_short(path: Path, read: int, told: int) -> None:
+    """Containers only estimate how many frames they hold: a few less are told, many less are an error."""
+    if told - read > max(2, told // 20):
+        raise SourceError(f"{path} is cut short or damaged: it ended after {read} of about {told} frames")
+    logger.info("%s ended after %d of about %d frames", path, read, told)
 
 
 def frame_rate(path: str) -> float:

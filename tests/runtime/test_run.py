@@ -459,3 +459,47 @@ def test_a_folder_that_refuses_files(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert "/proc/acd-edge cannot be written" in result.stderr
     assert WHITE > BLACK
+
+
+@pytest.mark.parametrize("place", [".", "mix", "mix/good"])
+def test_an_output_folder_that_holds_the_input_hides_none_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("mix/good/a.jpg", "mix/b.jpg"):
+        picture(Path(name))
+    found = records(run("mix", "--json", "--save", place, "--force"))
+    assert [record["source"] for record in found] == ["mix/b.jpg", "mix/good/a.jpg"][: 1 if place == "mix/good" else 2]
+    assert len(records(run("mix/*.jpg", "--json", "--save", place, "--force"))) == 1
+
+
+def test_a_video_cut_in_half_is_told_and_its_frames_are_kept(tmp_path: Path) -> None:
+    path = video(tmp_path / "clip.avi", list(range(0, 240, 6)))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    result = run(path, "--json")
+    assert 0 < len(records(result)) < 40
+    assert result.exit_code == 1
+    assert "is cut short or damaged" in result.stderr
+
+
+@pytest.mark.parametrize("product", ["a\x00b", "a\x1bb", "\udcff", "cup=\u202e"])
+def test_a_product_that_is_no_text_is_refused(tmp_path: Path, product: str) -> None:
+    result = run(picture(tmp_path / "a.png"), "--product", product)
+    assert result.exit_code == 1
+    assert "printable text" in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_a_threshold_is_for_the_words_it_was_found_with(tmp_path: Path, talking_bundle: Path) -> None:
+    good, line = picture(tmp_path / "good" / "a.png").parent, tmp_path / "line"
+    picture(good / "b.png", 10)
+    calibrate = ["calibrate", str(talking_bundle), "--good", str(good), "--product"]
+    found = CliRunner().invoke(cli, [*calibrate, "bolt", "-o", str(line)])
+    assert found.exit_code == 0, found.stderr
+    (known,) = records(run(good / "a.png", "--json", "--bundle", line, "--product", "bolt"))
+    (other,) = records(run(good / "a.png", "--json", "--bundle", line, "--product", "bolt=rotten banana"))
+    assert known["threshold"] is not None
+    assert other["threshold"] is None
+    refused = CliRunner().invoke(cli, [*calibrate, "bolt=rotten banana", "-o", str(tmp_path / "other")])
+    assert refused.exit_code == 2
+    assert "prompts add" in refused.stderr
