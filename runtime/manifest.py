@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from acd_edge.runtime.preprocess import DEFAULT_RESIZE, RESIZE_RULES
 from acd_edge.runtime.prompts import DEFAULT_PRODUCT, DEFAULT_PROMPTS, PromptEnsemble
 
 SCHEMA = 1
+_UNSEALED = '"sha256": ""'
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 _WHOLE = ("size", "patch", "grid", "groups", "feature_dim", "opset", "context_length")
 _TEXT = ("name", "preset", "domain", "resize", "precision")
@@ -95,18 +97,27 @@ class Manifest:
         return replace(self, files=dict(files))
 
     def to_json(self) -> str:
-        """Text of `manifest.json`; `manifest_from_json` reads it back."""
-        values = {"schema": SCHEMA, **asdict(self)}
+        """Text of `manifest.json`; `manifest_from_json` reads it back.
+
+        Its key `sha256` is the digest of the text as it stands with that key empty.
+        """
+        values = {"schema": SCHEMA, **asdict(self), "sha256": ""}
         values["score_mix"] = {"class": self.score_mix[0], "map": self.score_mix[1]}
         values["prompts"] = {**values["prompts"], "context_length": values.pop("context_length")}
-        return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        return seal(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def seal(text: str) -> str:
+    """Fill the digest of a manifest's text into its last `"sha256": ""`."""
+    head, tail = text.rsplit(_UNSEALED, 1)
+    return f'{head}"sha256": "{hashlib.sha256(text.encode()).hexdigest()}"{tail}'
 
 
 def manifest_from_json(text: str | bytes) -> Manifest:
     """Read a manifest of this or an older schema.
 
     Raises:
-        BundleError: no JSON, a newer schema, an unknown or missing key, a value that does not fit.
+        BundleError: no JSON, a newer schema, an unknown or missing key, a value that does not fit, or an altered byte.
     """
     try:
         values = json.loads(text)
@@ -118,15 +129,25 @@ def manifest_from_json(text: str | bytes) -> Manifest:
         raise BundleError(
             f"the bundle has schema {schema}, this acd-edge reads up to {SCHEMA}; update it: pip install -U acd-edge"
         )
+    digest = values.pop("sha256", None)
     known = {entry.name for entry in fields(Manifest)} - {"context_length"}
     if wrong := sorted(known ^ set(values)):
         state = {name: "unknown" if name in values else "missing" for name in wrong}
         raise BundleError("manifest.json: " + ", ".join(f"{state[name]} key {name!r}" for name in wrong))
     try:
-        return Manifest(**_decoded(values))
+        manifest = Manifest(**_decoded(values))
     except (KeyError, TypeError, ValueError, AttributeError, AcdEdgeError) as error:
         reason = error if isinstance(error, BundleError) else f"manifest.json: {error}"
         raise BundleError(str(reason)) from error
+    _check_digest(text if isinstance(text, bytes) else text.encode(), digest)
+    return manifest
+
+
+def _check_digest(text: bytes, digest: object) -> None:
+    """Refuse a text whose bytes are not those that were sealed; against damage and edits, not forgery."""
+    plain = text.replace(str(digest).encode(), b"", 1) if isinstance(digest, str) and digest else text
+    if hashlib.sha256(plain).hexdigest() != digest:
+        raise BundleError("manifest.json was altered: its sha256 is not its own; copy the bundle again")
 
 
 def check_inner_path(path: str) -> None:

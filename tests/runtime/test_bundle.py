@@ -13,7 +13,7 @@ import pytest
 from acd_edge.errors import AcdEdgeError, BundleError, ConfigError, OutputError
 from acd_edge.runtime.bundle import Bundle, Golden, threshold_of, write_bundle
 from acd_edge.runtime.bundle_write import rewrite_bundle
-from acd_edge.runtime.manifest import manifest_from_json
+from acd_edge.runtime.manifest import manifest_from_json, seal
 from acd_edge.runtime.prompts import DEFAULT_PROMPTS, PromptEnsemble, average, parse_product
 from tests.tiny_bundle import tiny_features, tiny_golden, tiny_manifest, write_tiny_bundle
 
@@ -41,8 +41,9 @@ def test_round_trip(tmp_path: Path, name: str) -> None:
 
 def change_manifest(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     values = json.loads((path / "manifest.json").read_text())
+    values.pop("sha256")
     change(values)
-    (path / "manifest.json").write_text(json.dumps(values))
+    (path / "manifest.json").write_text(seal(json.dumps({**values, "sha256": ""})))
 
 
 def flip(path: Path, at: int = 20) -> None:
@@ -291,3 +292,20 @@ def test_odd_products_are_refused(text: str) -> None:
 def test_prompts_hold_one_slot() -> None:
     with pytest.raises(ConfigError, match=r"must hold \{\} once"):
         PromptEnsemble(normal=("a cup",))
+
+
+def test_every_byte_of_the_manifest_counts(bundle: Path) -> None:
+    text = (bundle / "manifest.json").read_bytes()
+    assert manifest_from_json(text).name
+    for at in range(len(text)):
+        altered = bytearray(text)
+        altered[at] ^= 1
+        with pytest.raises(BundleError):
+            manifest_from_json(bytes(altered))
+
+
+def test_a_changed_score_mix_is_refused(bundle: Path) -> None:
+    path = bundle / "manifest.json"
+    path.write_text(path.read_text().replace('"class": 0.9', '"class": 0.1'))
+    with pytest.raises(BundleError, match=r"manifest\.json was altered"):
+        Bundle.open(bundle)
