@@ -10,10 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +19,7 @@ import acd_edge
 from acd_edge.backbone import BackboneRecord
 from acd_edge.config import ModelConfig
 from acd_edge.errors import CheckpointError, ConfigError, OutputError, WeightsError
+from acd_edge.runtime.staging import staged_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -129,7 +127,8 @@ def save_checkpoint(
     state = {name: tensor.detach().float().cpu().contiguous() for name, tensor in model.adapter_state().items()}
     _check_finite(state, str(path))
     content = {"schema": SCHEMA, "model": model.config.to_dict(), "training": dict(training)}
-    with _staged(path, force=force) as folder:
+    check_target(path, force=force)
+    with staged_folder(path) as folder:
         _write_json(folder / CONFIG, content)
         save_file(state, folder / ADAPTERS)
         record = _embed(folder / EMBEDDED, model.config, model.backbone) if embed else model.backbone
@@ -238,33 +237,6 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def _staged(path: Path, *, force: bool) -> Iterator[Path]:
-    """A fresh folder beside `path` that takes its place when the block ends without an error."""
-    path = path.absolute()
-    check_target(path, force=force)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        workplace = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
-    try:
-        new = workplace / "checkpoint"
-        new.mkdir()
-        yield new
-        if os.path.lexists(path):
-            os.rename(path, workplace / "old")
-        os.rename(new, path)
-    except OSError as error:
-        if os.path.lexists(workplace / "old") and not os.path.lexists(path):
-            os.rename(workplace / "old", path)
-        if isinstance(error, OutputError):
-            raise
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}; nothing was changed") from error
-    finally:
-        shutil.rmtree(workplace, ignore_errors=True)
 
 
 def check_target(path: Path, *, force: bool) -> None:

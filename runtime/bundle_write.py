@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -31,6 +30,7 @@ from acd_edge.runtime.bundle_files import (
     file_record,
 )
 from acd_edge.runtime.manifest import Manifest, check_inner_path
+from acd_edge.runtime.staging import staged_folder
 
 _OWN = frozenset({MANIFEST, FEATURES, GOLDEN, CALIBRATION})
 
@@ -96,26 +96,9 @@ def rewrite_bundle(
 @contextmanager
 def staged(path: Path, *, force: bool) -> Iterator[Path]:
     """A fresh folder beside `path` that takes its place, zipped for `.acd`, when the block ends without an error."""
-    path = path.absolute()
     check_target(path, force)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        workplace = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
-    try:
-        new = workplace / "bundle"
-        new.mkdir()
-        yield new
-        if path.suffix == ZIP_SUFFIX:
-            new = _zipped(new, workplace / "zip")
-        _swap(new, path, workplace / "old")
-    except OSError as error:
-        if isinstance(error, OutputError):
-            raise
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}; nothing was changed") from error
-    finally:
-        shutil.rmtree(workplace, ignore_errors=True)
+    with staged_folder(path, _zipped if path.suffix == ZIP_SUFFIX else None) as folder:
+        yield folder
 
 
 def _check_names(files: Mapping[str, Path | bytes]) -> None:
@@ -165,15 +148,3 @@ def _zipped(folder: Path, target: Path) -> Path:
             if path.is_file():
                 archive.write(path, path.relative_to(folder).as_posix())
     return target
-
-
-def _swap(new: Path, path: Path, aside: Path) -> None:
-    if not os.path.lexists(path):
-        os.rename(new, path)
-        return
-    os.rename(path, aside)
-    try:
-        os.rename(new, path)
-    except OSError:
-        os.rename(aside, path)
-        raise
