@@ -27,19 +27,21 @@ class Mix:
     """What a batch is made of, as chances per picture.
 
     Attributes:
-        synthetic: a good picture with a synthetic defect.
-        textures: a made texture, with a synthetic defect every other time.
-        generic: the category is given as `object`, so that a model also answers to no name at all.
+        synthetic: a good picture, with a synthetic defect in `spoiled` of the cases.
+        textures: a made texture or object, with a synthetic defect in `spoiled` of the cases.
+        spoiled: see there.
+        generic: the category is given as `object`, so that a model also answers to names that it has never read.
 
     What remains is real: good or defective by an even draw, then a category that has such pictures by an even draw.
     """
 
     synthetic: float = 0.3
     textures: float = 0.1
+    spoiled: float = 1.0
     generic: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in ("synthetic", "textures", "generic"):
+        for name in ("synthetic", "textures", "spoiled", "generic"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} must be a share between 0 and 1, got {getattr(self, name)}")
         if self.synthetic + self.textures > 1:
@@ -54,7 +56,7 @@ class Batches:
         size: side S of the pictures in a batch.
         batch: pictures in a batch.
         seed: with the step it decides everything.
-        synthetic, textures, generic: see `Mix`.
+        synthetic, textures, spoiled, generic: see `Mix`.
         augment: crop, turn, recolour and degrade; off, pictures come as `read_sample` gives them.
         cache_bytes: decoded pictures are kept in memory up to here, the later ones are decoded each time.
 
@@ -71,12 +73,13 @@ class Batches:
         seed: int,
         synthetic: float = 0.3,
         textures: float = 0.1,
+        spoiled: float = 1.0,
         generic: float = 0.1,
         augment: bool = True,
         cache_bytes: int = 3 << 30,
     ) -> None:
         self.size, self.size_of_batch, self.seed, self.augment = size, batch, seed, augment
-        self.mix = Mix(synthetic=synthetic, textures=textures, generic=generic)
+        self.mix = Mix(synthetic=synthetic, textures=textures, spoiled=spoiled, generic=generic)
         self._groups = _by_category_and_label(samples)
         self._by_label = [found for label in (0, 1) if (found := _with_label(self._groups, label))]
         self._good = _with_label(self._groups, 0)
@@ -109,7 +112,7 @@ class Batches:
         else:
             sample = self._pick_good(rng) if origin == "synthetic" else self._pick(rng)
             image, mask, name = *self._read(rng, sample), sample.category
-        if origin == "synthetic" or (origin == "texture" and rng.random() < 0.5):
+        if origin != "real" and rng.random() < self.mix.spoiled:
             image, mask = self._spoil(rng, image)
         if self.augment:
             image = augment.degrade(rng, augment.recolour(rng, image))

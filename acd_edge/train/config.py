@@ -21,10 +21,11 @@ class TrainConfig:
             way); `cosine` warms up over a twentieth of the run and falls to a hundredth.
         weight_decay: of AdamW; 0 is Adam.
         blend_clip: gradients of the blend weights are clipped to this norm, each by itself.
-        synthetic: share of pictures that carry a drawn anomaly on a normal picture.
-        textures: share of procedural pictures.
+        synthetic: share of pictures that are good ones for synthetic defects.
+        textures: share of procedural pictures, for the same.
+        spoiled: share of those two that get a synthetic defect.
         augment: flips, crops, colours.
-        generic: share of pictures described as `object` instead of by their product's words.
+        generic: share of pictures described as `object` or by a random noun instead of by their product's words.
         average: decay of the weight average that becomes the checkpoint; 0 takes the last weights.
         seed: of everything.
     """
@@ -40,6 +41,7 @@ class TrainConfig:
     blend_clip: float = 1.0
     synthetic: float = 0.3
     textures: float = 0.1
+    spoiled: float = 0.75
     augment: bool = True
     generic: float = 0.25
     average: float = 0.0
@@ -49,7 +51,7 @@ class TrainConfig:
         for name in ("steps", "batch", "epochs"):
             if (value := getattr(self, name)) < 1:
                 raise ConfigError(f"{name} must be above zero, got {value}")
-        for name in ("synthetic", "textures", "generic", "average"):
+        for name in ("synthetic", "textures", "spoiled", "generic", "average"):
             if not 0 <= (value := getattr(self, name)) <= 1:
                 raise ConfigError(f"{name} is a share between 0 and 1, got {value}")
         if self.schedule not in ("epochs", "cosine"):

@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
 
+from acd_edge.data.nouns import NOUNS
+from acd_edge.data.sampling import GENERIC
 from acd_edge.errors import CheckpointError
 from acd_edge.model import AcdClip, Levels
 from acd_edge.model.tokenizers import Tokenize
@@ -177,8 +179,14 @@ class Trainer:
 
     def _describe(self, index: int, categories: Iterable[str]) -> list[str]:
         generator = np.random.default_rng((self.config.seed, index))
-        phrases = [self.words.get(category) or [category.replace("_", " ")] for category in categories]
-        return [choices[int(generator.integers(len(choices)))] for choices in phrases]
+        return [self._phrase(generator, category) for category in categories]
+
+    def _phrase(self, generator: np.random.Generator, category: str) -> str:
+        if category == GENERIC and category not in self.words:
+            choices: Sequence[str] = NOUNS if generator.random() < 0.75 else (GENERIC,)
+        else:
+            choices = self.words.get(category) or [category.replace("_", " ")]
+        return choices[int(generator.integers(len(choices)))]
 
     def _clip_blends(self) -> None:
         for name, parameter in self.parameters.items():

@@ -161,6 +161,7 @@ def new_trainer(
         seed=recipe.seed,
         synthetic=recipe.synthetic,
         textures=recipe.textures,
+        spoiled=recipe.spoiled,
         generic=recipe.generic,
         augment=recipe.augment,
     )
