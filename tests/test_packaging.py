@@ -126,7 +126,7 @@ def test_commands_run_from_the_wheel(built: Tree) -> None:
     code = "import runpy, sys; sys.argv = ['acd-edge', '--version']; runpy.run_module('acd_edge', run_name='__main__')"
     assert run_in(built.site, code) == f"acd-edge, version {acd_edge.__version__}\n"
     entries = {entry.name: entry.value for entry in PathDistribution(built.site / DIST_INFO).entry_points}
-    assert entries == {"acd-edge": "acd_edge.cli:main"}
+    assert entries == {"acd-edge": "acd_edge.__main__:main"}
 
 
 def test_builtin_model_runs_from_the_wheel(built: Tree) -> None:

@@ -14,6 +14,7 @@ import click
 
 from acd_edge import __version__
 from acd_edge.errors import AcdEdgeError
+from acd_edge.stop import Stopped, leave_at_once, raising
 
 __all__ = ["COMMANDS", "LazyGroup", "cli", "main"]
 
@@ -31,7 +32,6 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
 )
 """Command -> (where its click command is, one line of help). The help page imports none of them."""
 
-INTERRUPTED = 130  # what a shell reports for Ctrl-C
 FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 EXTRA_OF: Mapping[str, str] = MappingProxyType(
@@ -65,7 +65,8 @@ class LazyGroup(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; an error that the user can mend becomes one line and its exit status."""
         try:
-            return super().invoke(ctx)
+            with raising():
+                return super().invoke(ctx)
         except AcdEdgeError as error:
             logger.debug("where it happened", exc_info=True)
             _refuse(ctx, str(error), error.exit_code)
@@ -75,9 +76,10 @@ class LazyGroup(click.Group):
                 raise
             hint = f"install it with: pip install 'acd-edge[{extra}]'"
             _refuse(ctx, f"this command needs {error.name}, which is not installed; {hint}")
-        except KeyboardInterrupt:
-            click.echo("Interrupted", err=True)
-            ctx.exit(INTERRUPTED)
+        except KeyboardInterrupt as error:
+            stopped = error if isinstance(error, Stopped) else Stopped()
+            click.echo(stopped.words, err=True)
+            ctx.exit(stopped.exit_code)
         except MemoryError as error:
             hint = "take smaller pictures, a smaller --size, or a machine with more"
             _refuse(ctx, f"the memory is exhausted ({str(error) or 'no details'}); {hint}")
@@ -108,6 +110,7 @@ def cli(verbose: int) -> None:
 
 
 def main() -> NoReturn:
-    """Entry point of `acd-edge` and `python -m acd_edge`."""
+    """Run the command that the arguments name, and leave with its exit status."""
+    leave_at_once()
     cli(prog_name="acd-edge")
     raise AssertionError("click leaves by itself")

@@ -346,13 +346,19 @@ def test_half_a_file_never_has_its_name(tmp_path: Path, monkeypatch: pytest.Monk
     assert files(tmp_path / "out") == ["a.png"]
 
 
-def heed_ctrl_c() -> None:
+def heed_signals() -> None:
     """Undo what a shell does to its background jobs, which ignore Ctrl-C and hand that on; CI may be one."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
-def test_ctrl_c_keeps_what_was_done(tmp_path: Path) -> None:
-    bundle = write_tiny_bundle(tmp_path / "b")
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(signal.SIGINT, "Interrupted"), (signal.SIGTERM, "Terminated"), (signal.SIGHUP, "Hung up")],
+)
+def test_a_signal_keeps_what_was_done_and_leaves_nothing_behind(tmp_path: Path, number: int, words: str) -> None:
+    bundle = write_tiny_bundle(tmp_path / "b.acd")
+    (unpacked := tmp_path / "unpacked").mkdir()
     for index in range(600):
         picture(tmp_path / f"in/{index:04d}.png", size=(8, 8))
     command = [sys.executable, "-m", "acd_edge", "run", str(tmp_path / "in"), "--bundle", str(bundle), "--json"]
@@ -361,17 +367,18 @@ def test_ctrl_c_keeps_what_was_done(tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=heed_ctrl_c,
+        preexec_fn=heed_signals,
+        env={**os.environ, "TMPDIR": str(unpacked)},
     )
     assert process.stdout is not None
     assert process.stderr is not None
     lines = [process.stdout.readline() for _ in range(3)]
-    process.send_signal(signal.SIGINT)
+    assert len(list(unpacked.glob("acd-edge-*"))) == 1  # the bundle, while it is used
+    process.send_signal(number)
     rest, errors = process.stdout.read(), process.stderr.read()
     process.wait(timeout=60)
-    assert process.returncode == 130, errors
-    assert "Interrupted" in errors
-    assert "Traceback" not in errors
+    assert (process.returncode, errors) == (128 + number, f"{words}\n")
+    assert not list(unpacked.glob("acd-edge-*"))
     done = [json.loads(line)["source"] for line in [*lines, *rest.splitlines()]]
     assert 3 <= len(done) < 600
     written = files(tmp_path / "out")
