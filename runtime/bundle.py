@@ -19,7 +19,7 @@ from typing import IO, Any, final
 import numpy as np
 
 import acd_edge
-from acd_edge.errors import BundleError
+from acd_edge.errors import BundleError, UsageError
 from acd_edge.runtime.bundle_files import (
     CALIBRATION,
     CHUNK,
@@ -39,7 +39,7 @@ from acd_edge.runtime.bundle_files import (
 from acd_edge.runtime.bundle_write import write_bundle
 from acd_edge.runtime.manifest import FileRecord, Manifest, manifest_from_json
 
-__all__ = ["Bundle", "Golden", "builtin_bundle", "threshold_of", "write_bundle"]
+__all__ = ["Bundle", "Golden", "builtin_bundle", "check_not_builtin", "threshold_of", "write_bundle"]
 
 _MANIFEST_LIMIT = 4 << 20  # bytes; a real manifest has a few thousand
 
@@ -145,6 +145,16 @@ class Bundle:
 def builtin_bundle() -> Path:
     """The bundle that the package carries."""
     return Path(acd_edge.__file__).absolute().parent / "builtin" / "bundle"
+
+
+def check_not_builtin(path: Path, hint: str) -> None:
+    """Refuse to write into the package; an update would lose it, and everybody shares it.
+
+    Raises:
+        UsageError: `path` is the built-in bundle; `hint` says what to do.
+    """
+    if path.resolve() == builtin_bundle().resolve():
+        raise UsageError(f"the built-in bundle stays as it is; {hint}")
 
 
 def _read_manifest(root: Path) -> Manifest:

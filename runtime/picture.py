@@ -49,12 +49,7 @@ def read_picture(path: str | Path, *, bit_depth: int = 16, max_pixels: int = MAX
     _check_file(path)
     try:
         with _opened(path) as picture:
-            width, height = picture.size
-            if width * height > max_pixels:
-                raise SourceError(
-                    f"{path} has {width} x {height} = {width * height:,} pixels, more than the {max_pixels:,} "
-                    f"allowed; shrink it, or raise the limit with --max-pixels"
-                )
+            check_size(str(path), picture.size, max_pixels)
             deep_colour = _is_deep_colour(picture)
             picture.load()  # some formats turn themselves upright here, so the tag is read after it
             orientation = picture.getexif().get(ORIENTATION_TAG, 1)
@@ -66,6 +61,20 @@ def read_picture(path: str | Path, *, bit_depth: int = 16, max_pixels: int = MAX
         raise SourceError(f"{path} is not a picture that can be read here") from error
     except BROKEN as error:
         raise SourceError(f"{path} is damaged or cut short: {error}") from error
+
+
+def check_size(name: str, size_wh: tuple[int, int], max_pixels: int) -> None:
+    """Refuse a picture or a frame of more pixels than allowed.
+
+    Raises:
+        SourceError: it has more; `name` is in it.
+    """
+    width, height = size_wh
+    if width * height > max_pixels:
+        raise SourceError(
+            f"{name} has {width} x {height} = {width * height:,} pixels, more than the {max_pixels:,} "
+            f"allowed; shrink it, or raise the limit with --max-pixels"
+        )
 
 
 def _check_file(path: Path) -> None:

@@ -50,13 +50,12 @@ def command(
     acd-edge calibrate line.acd --good parts/good --product metal_nut --false-alarm-rate 0.02
     """
     from acd_edge.calib.threshold import calibrate, with_product
-    from acd_edge.runtime.bundle import builtin_bundle
+    from acd_edge.runtime.bundle import check_not_builtin
     from acd_edge.runtime.bundle_write import check_target, rewrite_bundle
     from acd_edge.runtime.detector import Detector
 
     target = output or bundle
-    if target.absolute() == builtin_bundle():
-        raise UsageError("the built-in bundle stays as it is; write the calibrated one elsewhere with -o")
+    check_not_builtin(target, "write the calibrated one elsewhere with -o")
     if output is not None and output.absolute() != bundle.absolute():
         check_target(output, force)
     with Detector.load(bundle, product=product, threads=threads) as detector:

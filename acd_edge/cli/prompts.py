@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from acd_edge.runtime.bundle import Bundle
 
+_OWN = "export one of your own: acd-edge export --with-text-encoder -o BUNDLE"
+
 
 @click.group()
 def command() -> None:
@@ -50,9 +52,10 @@ def add_command(
     bundle: Path, products: tuple[str, ...], checkpoint: Path | None, clip_weights: Path | None, force: bool
 ) -> None:
     """Add products to BUNDLE, with its own text encoder or a checkpoint."""
-    from acd_edge.runtime.bundle import Bundle
+    from acd_edge.runtime.bundle import Bundle, check_not_builtin
     from acd_edge.runtime.prompts import parse_product
 
+    check_not_builtin(bundle, _OWN)
     words = dict(parse_product(product) for product in products)
     with Bundle.open(bundle) as opened:
         if (known := [name for name in words if name in opened.manifest.products]) and not force:
@@ -69,9 +72,10 @@ def add_command(
 @click.argument("products", metavar="NAME...", nargs=-1, required=True)
 def remove_command(bundle: Path, products: tuple[str, ...]) -> None:
     """Remove products from BUNDLE, with their thresholds."""
-    from acd_edge.runtime.bundle import Bundle
+    from acd_edge.runtime.bundle import Bundle, check_not_builtin
     from acd_edge.runtime.prompts import DEFAULT_PRODUCT
 
+    check_not_builtin(bundle, _OWN)
     if DEFAULT_PRODUCT in products:
         raise ConfigError(f"{DEFAULT_PRODUCT} cannot be removed, it is always there")
     with Bundle.open(bundle) as opened:

@@ -14,6 +14,7 @@ from acd_edge.runtime.picture import PICTURE_SUFFIXES, read_picture
 from acd_edge.runtime.sources.base import Frame, Kind, ReadOptions, Source
 from acd_edge.runtime.sources.live import LiveSource, is_live
 from acd_edge.runtime.sources.video import VIDEO_SUFFIXES, VideoSource
+from acd_edge.runtime.sources.walk import Walk, glob_root
 
 __all__ = ["Frame", "Kind", "LiveSource", "PictureSource", "ReadOptions", "Source", "VideoSource", "open_sources"]
 
@@ -58,72 +59,42 @@ def open_sources(
     sources: list[Source] = []
     errors: list[SourceError] = []
     for text in texts:
-        try:
-            sources.extend(_open_one(text, options, skip))
-        except SourceError as error:  # noqa: PERF203  # one bad name does not stop the others
-            errors.append(error)
+        found, failed = _open_one(text, options, skip)
+        sources += found
+        errors += failed
     if sum(source.kind == "live" for source in sources) > 1:
         raise UsageError("one live source at a time, since it never ends; start a process for each")
     return sources, errors
 
 
-def _open_one(text: str, options: ReadOptions, skip: Path | None) -> Iterable[Source]:
+def _open_one(text: str, options: ReadOptions, skip: Path | None) -> tuple[Sequence[Source], list[SourceError]]:
     if is_live(text):
-        return [LiveSource(text, timeout=options.timeout)]
+        return [LiveSource(text, timeout=options.timeout, max_pixels=options.max_pixels)], []
     path = Path(text)
     if path.is_dir():
-        return _open_all(text, path, _files_below(path, _inside(skip, path)), options)
-    if path.exists():
-        return [_open_file(path, PurePosixPath(path.name), options)]
+        walk = Walk(path, skip)
+        return _open_all(text, walk, walk.files(), options)
+    if os.path.lexists(path):
+        return [_open_file(path, PurePosixPath(path.name), options)], []
     if glob.has_magic(text):
-        root = _glob_root(text)
-        return _open_all(text, root, _matches(text, _inside(skip, root)), options)
-    raise SourceError(f"{text} does not exist")
+        walk = Walk(glob_root(text), skip)
+        return _open_all(text, walk, walk.matches(text), options)
+    return [], [SourceError(f"{text} does not exist")]
 
 
-def _open_all(text: str, root: Path, paths: Iterable[Path], options: ReadOptions) -> list[Source]:
+def _open_all(
+    text: str, walk: Walk, paths: Iterable[Path], options: ReadOptions
+) -> tuple[list[Source], list[SourceError]]:
     known = PICTURE_SUFFIXES | VIDEO_SUFFIXES
     found = sorted({path for path in paths if path.suffix.lower() in known})
-    if not found:
-        raise SourceError(f"{text} holds no picture and no video")
-    return [_open_file(path, PurePosixPath(path.relative_to(root).as_posix()), options) for path in found]
+    if not found and not walk.errors:
+        return [], [SourceError(f"{text} holds no picture and no video")]
+    named = [_open_file(path, PurePosixPath(path.relative_to(walk.root).as_posix()), options) for path in found]
+    return named, walk.errors
 
 
 def _open_file(path: Path, shown: PurePosixPath, options: ReadOptions) -> Source:
     output = shown.with_suffix("")
     if path.suffix.lower() in VIDEO_SUFFIXES:
-        return VideoSource(path, output)
+        return VideoSource(path, output, options.max_pixels)
     return PictureSource(path, output, options)
-
-
-def _matches(pattern: str, skip: Path | None) -> Iterator[Path]:
-    for match in map(Path, glob.iglob(pattern, recursive=True)):
-        if match.is_dir():
-            yield from _files_below(match, skip)
-        elif not _is_below(match, skip):
-            yield match
-
-
-def _files_below(folder: Path, skip: Path | None) -> Iterator[Path]:
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".") and not _is_below(Path(parent, name), skip)]
-        yield from (Path(parent, name) for name in names if not name.startswith("."))
-
-
-def _inside(skip: Path | None, root: Path) -> Path | None:
-    """The output folder where it lies below what is read; one that is or holds the input hides nothing of it."""
-    return skip if skip is not None and skip.resolve() != root.resolve() and _is_below(skip, root) else None
-
-
-def _is_below(path: Path, folder: Path | None) -> bool:
-    return folder is not None and path.resolve().is_relative_to(folder.resolve())
-
-
-def _glob_root(pattern: str) -> Path:
-    """The folder before the first wildcard."""
-    plain = []
-    for part in Path(pattern).parts[:-1]:
-        if glob.has_magic(part):
-            break
-        plain.append(part)
-    return Path(*plain)

@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from acd_edge.errors import AcdEdgeError, SourceError
+from acd_edge.runtime.picture import MAX_PIXELS, check_size
 from acd_edge.runtime.sources.base import Frame
 from acd_edge.runtime.sources.video import quiet_cv2
 
@@ -39,12 +40,18 @@ class LiveSource:
     output = PurePosixPath()
 
     def __init__(
-        self, target: str, *, timeout: float = 10.0, opener: Callable[[str, float], Any] | None = None
+        self,
+        target: str,
+        *,
+        timeout: float = 10.0,
+        max_pixels: int = MAX_PIXELS,
+        opener: Callable[[str, float], Any] | None = None,
     ) -> None:
         self.name = f"camera {target}" if target.isdecimal() else _SECRET.sub("", target)
         self.read = self.dropped = 0
         self._target = target
         self._timeout = timeout
+        self._max_pixels = max_pixels
         self._opener = opener or open_capture
         self._changed = threading.Condition()
         self._newest: Frame | None = None
@@ -83,6 +90,7 @@ class LiveSource:
         try:
             capture = self._opener(self._target, self._timeout)
             for rgb in _decoded(capture, self._stop):
+                check_size(self.name, rgb.shape[1::-1], self._max_pixels)
                 self._offer(rgb)
         except BaseException as error:  # noqa: BLE001  # told by the thread that takes frames
             self._failure = error

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from acd_edge.errors import SourceError
 from acd_edge.lazy import require
+from acd_edge.runtime.picture import MAX_PIXELS, check_size
 from acd_edge.runtime.sources.base import Frame
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".ts"})
@@ -20,10 +21,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class VideoSource:
-    """A video file."""
+    """A video file; frames of more than `max_pixels` are refused by the size that the container tells."""
 
     path: Path
     output: PurePosixPath
+    max_pixels: int = MAX_PIXELS
     kind: Literal["video"] = "video"
 
     @property
@@ -40,6 +42,8 @@ class VideoSource:
         try:
             if not capture.isOpened():
                 raise SourceError(f"{self.path} is not a video that OpenCV can read here")
+            told = int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
+            check_size(self.name, told, self.max_pixels)
             yield from self._read(cv2, capture)
         finally:
             capture.release()
@@ -47,6 +51,7 @@ class VideoSource:
     def _read(self, cv2: Any, capture: Any) -> Iterator[Frame]:
         index = 0
         while (found := capture.read())[0]:
+            check_size(self.name, found[1].shape[1::-1], self.max_pixels)  # a stream may change its size on the way
             yield Frame(self.name, index, cv2.cvtColor(found[1], cv2.COLOR_BGR2RGB))
             index += 1
         if not index:

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from acd_edge.cli import cli
 from acd_edge.errors import AcdEdgeError, BundleError, ConfigError, OutputError
 from acd_edge.runtime.bundle import Bundle, Golden, threshold_of, write_bundle
 from acd_edge.runtime.bundle_write import rewrite_bundle
@@ -309,3 +311,23 @@ def test_a_changed_score_mix_is_refused(bundle: Path) -> None:
     path.write_text(path.read_text().replace('"class": 0.9', '"class": 0.1'))
     with pytest.raises(BundleError, match=r"manifest\.json was altered"):
         Bundle.open(bundle)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["prompts", "add", "{}", "cup"], ["prompts", "remove", "{}", "metal_nut"], ["calibrate", "{}", "--good", "none"]],
+    ids=lambda arguments: " ".join(arguments[:2]),
+)
+def test_the_built_in_bundle_stays_as_it_is(
+    talking_bundle: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    before = {path: path.read_bytes() for path in talking_bundle.iterdir()}
+    link = talking_bundle.parent / "link"
+    link.symlink_to(talking_bundle)
+    monkeypatch.setattr("acd_edge.runtime.bundle.builtin_bundle", lambda: talking_bundle)
+    for path in (talking_bundle, link, talking_bundle / ".." / talking_bundle.name):
+        refused = CliRunner().invoke(cli, [argument.format(path) for argument in arguments])
+        assert refused.exit_code == 2, refused.output
+        assert refused.stderr.startswith("Error: the built-in bundle stays as it is; ")
+        assert refused.stderr.count("\n") == 1
+    assert before == {path: path.read_bytes() for path in talking_bundle.iterdir()}
