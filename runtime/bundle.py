@@ -37,6 +37,7 @@ from acd_edge.runtime.bundle_files import (
     load_npz,
 )
 from acd_edge.runtime.bundle_write import write_bundle
+from acd_edge.runtime.graph_files import external_files
 from acd_edge.runtime.manifest import FileRecord, Manifest, manifest_from_json
 
 __all__ = ["Bundle", "Golden", "builtin_bundle", "check_not_builtin", "threshold_of", "write_bundle"]
@@ -178,6 +179,18 @@ def _check_files(root: Path, manifest: Manifest) -> None:
         for (name, want), got in zip(manifest.files.items(), found, strict=True):
             if got != want:
                 raise BundleError(f"{name} was altered: its sha256 is not the manifest's; copy the bundle again")
+    for graph in {GRAPH, TEXT_ENCODER} & set(manifest.files):
+        _check_external_files(root / graph, manifest)
+
+
+def _check_external_files(graph: Path, manifest: Manifest) -> None:
+    """Refuse a graph that reads a file which is not one of the bundle's, beside it.
+
+    A name with a slash is none: ONNX Runtime takes one such text for an address in memory.
+    """
+    for name in sorted(external_files(graph)):
+        if name not in manifest.files or "/" in name:
+            raise BundleError(f"the bundle names a file outside itself: {graph.name} reads its weights from {name!r}")
 
 
 def _check_place(root: Path, name: str, record: FileRecord) -> None:

@@ -80,7 +80,11 @@ class Tally:
     "--bit-depth", type=click.IntRange(9, 16), default=16, show_default=True, help="Bits used in 16-bit pictures."
 )
 @click.option(
-    "--max-pixels", type=click.IntRange(1), default=100_000_000, show_default=True, help="Refuse larger pictures and frames."
+    "--max-pixels",
+    type=click.IntRange(1),
+    default=100_000_000,
+    show_default=True,
+    help="Refuse larger pictures and frames.",
 )
 @click.option(
     "--timeout",

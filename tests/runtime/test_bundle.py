@@ -254,7 +254,7 @@ def test_odd_calibration_is_refused(tmp_path: Path, content: Any) -> None:
     write_bundle(
         tmp_path / "b",
         tiny_manifest(),
-        files={"model.onnx": b"x"},
+        files={"model.onnx": b""},
         text_features=tiny_features(),
         golden=tiny_golden(),
         calibration=content,
