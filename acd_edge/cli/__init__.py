@@ -27,6 +27,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "export": ("acd_edge.cli.export:command", "Fold a checkpoint and write a bundle for a device."),
         "eval": ("acd_edge.cli.eval:command", "Measure a checkpoint or a bundle on data sets with masks."),
         "train": ("acd_edge.cli.train:command", "Train the adapters on data sets with masks."),
+        "data": ("acd_edge.cli.data:command", "Check a data set: its files, its categories and what they are called."),
         "convert": ("acd_edge.cli.convert:command", "Read a checkpoint of the authors' code."),
     }
 )
