@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
+import os
 import shutil
 import stat
+import sys
 import tempfile
 import weakref
 import zipfile
+import zlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -43,6 +45,7 @@ from acd_edge.runtime.manifest import FileRecord, Manifest, manifest_from_json
 __all__ = ["Bundle", "Golden", "builtin_bundle", "check_not_builtin", "threshold_of", "write_bundle"]
 
 _MANIFEST_LIMIT = 4 << 20  # bytes; a real manifest has a few thousand
+_LARGEST_GROWTH = 100  # times; deflate reaches 1000 on zeros, and about 5 on the text among a bundle's files
 
 
 @final
@@ -69,7 +72,7 @@ class Bundle:
             BundleError: something is missing, altered, unsafe, not finite, or of a newer schema.
         """
         path = Path(path)
-        if not path.exists():
+        if not os.path.isdir(path) and not os.path.isfile(path):  # unlike Path's, these take every odd name
             raise BundleError(f"there is no bundle at {path}; make one with: acd-edge export -o {path}")
         root: Path | None = None
         try:
@@ -81,6 +84,9 @@ class Bundle:
         except BundleError as error:
             _remove_unpacked(root, path)
             raise BundleError(f"{path}: {error}") from error
+        except OSError as error:
+            _remove_unpacked(root, path)
+            raise BundleError(f"{error.filename or path} cannot be read: {error.strerror or error}") from error
         except BaseException:
             _remove_unpacked(root, path)
             raise
@@ -135,7 +141,7 @@ class Bundle:
             return {}
         try:
             values = json.loads((self.root / CALIBRATION).read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BundleError(f"{CALIBRATION} is not JSON: {error}") from error
         products = values.get("products") if isinstance(values, dict) else None
         if not isinstance(products, dict) or not all(_has_threshold(entry) for entry in products.values()):
@@ -209,7 +215,7 @@ def _unpacked(path: Path) -> Path:
     try:
         with zipfile.ZipFile(path) as archive:
             _unpack(archive, root)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         _remove_unpacked(root, path)
         raise BundleError(f"it is no bundle, neither a folder nor a readable zip ({error})") from error
     except OSError as error:
@@ -232,14 +238,25 @@ def _unpack(archive: zipfile.ZipFile, root: Path) -> None:
     manifest = manifest_from_json((root / MANIFEST).read_bytes())
     if extra := sorted(set(names) - set(manifest.files) - {MANIFEST}):
         raise BundleError(f"the zip holds a file that its manifest does not name: {extra[0]!r}")
+    _check_growth(archive, manifest)
     for entry in entries:
         if entry.filename != MANIFEST:
             _copy_entry(archive, entry, root / entry.filename, manifest.files[entry.filename].bytes)
 
 
+def _check_growth(archive: zipfile.ZipFile, manifest: Manifest) -> None:
+    """Refuse a zip that would fill the disk; weights hardly shrink, so an honest one is about as large as its files."""
+    packed = os.fstat(archive.fp.fileno()).st_size if archive.fp is not None else 0
+    unpacked = sum(record.bytes for record in manifest.files.values())
+    if unpacked > _LARGEST_GROWTH * packed:
+        raise BundleError(f"the zip of {packed:,} bytes would unpack to {unpacked:,}; it is damaged or hostile")
+
+
 def _copy_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, limit: int) -> None:
     if stat.S_ISLNK(entry.external_attr >> 16):
         raise BundleError(f"the zip holds a link, {entry.filename!r}; a bundle has plain files only")
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise BundleError(f"{entry.filename!r} is packed by method {entry.compress_type}; store or deflate it")
     target.parent.mkdir(parents=True, exist_ok=True)
     with archive.open(entry) as stream, target.open("wb") as out:
         _copy_at_most(stream, out, limit, entry.filename)
@@ -261,7 +278,7 @@ def _remove_unpacked(root: Path | None, path: Path) -> None:
 
 def _has_threshold(entry: object) -> bool:
     value = entry.get("threshold") if isinstance(entry, dict) else None
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < sys.float_info.max
 
 
 def threshold_of(calibration: Mapping[str, Any], product: str) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,8 @@ def _check_array(file: str, name: str, array: NDArray[Any], dtype: np.dtype[Any]
 
 def load_npz(path: Path, names: tuple[str, ...]) -> dict[str, NDArray[Any]]:
     """Read exactly these arrays, without pickle."""
+    if not zipfile.is_zipfile(path):  # numpy would take it for a pickle, and say how to load one
+        raise BundleError(f"{path.name} is no file of numpy arrays; copy the bundle again")
     try:
         with np.load(path, allow_pickle=False) as stored:
             if wrong := sorted(set(names) ^ set(stored.files)):
@@ -106,5 +109,5 @@ def load_npz(path: Path, names: tuple[str, ...]) -> dict[str, NDArray[Any]]:
             return {name: stored[name] for name in names}
     except BundleError:
         raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise BundleError(f"{path.name} cannot be read: {error}") from error

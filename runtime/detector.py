@@ -133,6 +133,11 @@ class Detector:
         """Names whose features the bundle carries."""
         return tuple(self.bundle.text_features)
 
+    @property
+    def backend_name(self) -> str:
+        """The library that runs the graph."""
+        return self._backend.name
+
     def set_product(self, product: str) -> None:
         """Look for another product from now on.
 

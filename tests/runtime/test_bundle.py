@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import os
 import zipfile
@@ -14,6 +16,7 @@ from click.testing import CliRunner
 from acd_edge.cli import cli
 from acd_edge.errors import AcdEdgeError, BundleError, ConfigError, OutputError
 from acd_edge.runtime.bundle import Bundle, Golden, threshold_of, write_bundle
+from acd_edge.runtime.bundle_files import load_npz
 from acd_edge.runtime.bundle_write import rewrite_bundle
 from acd_edge.runtime.manifest import manifest_from_json, seal
 from acd_edge.runtime.prompts import DEFAULT_PROMPTS, PromptEnsemble, average, parse_product
@@ -151,6 +154,43 @@ def zip_link(archive: zipfile.ZipFile, content: dict[str, bytes]) -> None:
     plain(archive, {name: data for name, data in content.items() if name != "model.onnx"})
 
 
+def reseal(content: dict[str, bytes], **files: bytes) -> dict[str, bytes]:
+    """Other files, with a manifest that gives their digests."""
+    values = json.loads(content["manifest.json"])
+    for name, data in files.items():
+        values["files"][name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+    manifest = seal(json.dumps({**values, "sha256": ""})).encode()
+    return {**content, **files, "manifest.json": manifest}
+
+
+def sealed_bomb(archive: zipfile.ZipFile, content: dict[str, bytes]) -> None:
+    plain(archive, reseal(content, zeros=bytes(50_000_000)))
+
+
+def file_and_folder(archive: zipfile.ZipFile, content: dict[str, bytes]) -> None:
+    plain(archive, reseal(content, **{"a": b"x", "a/b": b"y"}))
+
+
+def by_lzma(archive: zipfile.ZipFile, content: dict[str, bytes]) -> None:
+    for name, data in content.items():
+        archive.writestr(name, data, zipfile.ZIP_LZMA)
+
+
+def locked(archive: zipfile.ZipFile, content: dict[str, bytes]) -> None:
+    """Say that the first file needs a password, in both places."""
+    plain(archive, content)
+    first = archive.infolist()[0]
+    first.flag_bits |= 1
+    assert archive.fp is not None
+    archive.fp.seek(first.header_offset + 6)
+    archive.fp.write(b"\x01")
+    archive.fp.seek(archive.start_dir)
+
+
+def in_a_folder(archive: zipfile.ZipFile, content: dict[str, bytes]) -> None:
+    plain(archive, {f"bundle/{name}": data for name, data in content.items()})
+
+
 def missing(archive: zipfile.ZipFile, content: dict[str, bytes]) -> None:
     plain(archive, {name: data for name, data in content.items() if name != "golden.npz"})
 
@@ -164,6 +204,11 @@ def missing(archive: zipfile.ZipFile, content: dict[str, bytes]) -> None:
         (manifest_bomb, "more than the manifest says"),
         (zip_link, "holds a link"),
         (missing, "golden.npz is missing"),
+        (sealed_bomb, r"would unpack to 50,0\d\d,\d\d\d"),
+        (file_and_folder, "cannot be unpacked"),
+        (by_lzma, "is packed by method 14; store or deflate it"),
+        (locked, "encrypted"),
+        (in_a_folder, "no manifest.json"),
         (lambda archive, content: archive.writestr("a", b""), "no manifest.json"),
     ],
 )
@@ -183,6 +228,52 @@ def test_hostile_zips(
         Bundle.open(path)
     assert sorted(os.listdir(tmp_path)) == ["unpacked", "z.acd"]
     assert os.listdir(tmp_path / "unpacked") == []
+
+
+def test_a_zip_with_any_damage_is_refused_or_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_tiny_bundle(tmp_path / "z.acd")
+    (unpacked := tmp_path / "unpacked").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(unpacked))
+    rezip(path, plain)
+    whole = path.read_bytes()
+    refused = 0
+    for at in range(0, len(whole), len(whole) // 60):
+        for damaged in (whole[:at], whole[:at] + b"\xff" * 8 + whole[at + 8 :]):
+            path.write_bytes(damaged)
+            try:
+                Bundle.open(path).close()
+            except BundleError:
+                refused += 1
+    assert refused > 100  # a few bytes of a zip, such as dates, mean nothing
+    assert os.listdir(unpacked) == []
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "\0", "fifo"])
+def test_odd_names_are_no_bundle(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / "fifo")  # opening it would wait for ever
+    with pytest.raises(BundleError, match="there is no bundle at"):
+        Bundle.open(tmp_path / name)
+
+
+def test_a_bundle_that_may_not_be_read_is_one_line(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(BundleError, match=r"manifest\.json cannot be read: Permission denied"):
+        Bundle.open(bundle)
+
+
+def test_arrays_that_are_none_are_refused(tmp_path: Path) -> None:
+    giant = io.BytesIO()
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000, 1000000, 2, 8), }".ljust(117) + b"\n"
+    with zipfile.ZipFile(giant, "w") as archive:
+        archive.writestr("features.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+        archive.writestr("names.npy", b"")
+    for content, message in [(b"pickle?", "no file of numpy arrays"), (giant.getvalue(), "cannot be read")]:
+        (tmp_path / "a.npz").write_bytes(content)
+        with pytest.raises(BundleError, match=message):
+            load_npz(tmp_path / "a.npz", ("features", "names"))
 
 
 def test_existing_output_needs_force_and_other_things_are_never_replaced(tmp_path: Path) -> None:
@@ -249,7 +340,10 @@ def test_calibration_is_written_into_the_bundle_with_its_digest(tmp_path: Path, 
         np.testing.assert_array_equal(bundle.golden.image, tiny_golden().image)
 
 
-@pytest.mark.parametrize("content", [[], {"products": {"object": {}}}, {"products": {"object": {"threshold": "x"}}}])
+@pytest.mark.parametrize(
+    "content",
+    [[], {"products": {"object": {}}}, *({"products": {"object": {"threshold": odd}}} for odd in ("x", True, 10**400))],
+)
 def test_odd_calibration_is_refused(tmp_path: Path, content: Any) -> None:
     write_bundle(
         tmp_path / "b",
