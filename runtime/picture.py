@@ -16,14 +16,16 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from acd_edge.errors import ConfigError, SourceError
-from acd_edge.lazy import require
 from acd_edge.runtime.preprocess import Pixels
+from acd_edge.runtime.quiet import quiet_cv2
 
 MAX_PIXELS = 100_000_000
 PICTURE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".pnm", ".jp2", ".tga"}
 )
 ORIENTATION_TAG = 0x0112  # EXIF 2.3, section 4.6.4
+BITS_TAG, PHOTOMETRIC_TAG, PLANAR_TAG = 258, 262, 284  # TIFF 6.0, section 8
+WHITE_IS_ZERO, SEPARATE = 0, 2  # values of the last two
 # What Pillow's plugins raise on broken files; each plugin has its own habits.
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
 _pillow_limit = threading.Lock()
@@ -50,9 +52,9 @@ def read_picture(path: str | Path, *, bit_depth: int = 16, max_pixels: int = MAX
     try:
         with _opened(path) as picture:
             check_size(str(path), picture.size, max_pixels)
-            deep_colour = _is_deep_colour(picture)
+            deep_colour = _is_deep_colour(picture, path)
             picture.load()  # some formats turn themselves upright here, so the tag is read after it
-            orientation = picture.getexif().get(ORIENTATION_TAG, 1)
+            orientation = _orientation(picture)
             rgb = _deep_colour(path, bit_depth) if deep_colour else _to_rgb(picture, path, bit_depth)
             return _upright(rgb, orientation)
     except (SourceError, ImportError):
@@ -60,7 +62,13 @@ def read_picture(path: str | Path, *, bit_depth: int = 16, max_pixels: int = MAX
     except UnidentifiedImageError as error:
         raise SourceError(f"{path} is not a picture that can be read here") from error
     except BROKEN as error:
-        raise SourceError(f"{path} is damaged or cut short: {error}") from error
+        raise SourceError(f"{path} {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno is not None:  # the disk's, not the decoder's
+        return f"cannot be read: {error.strerror}"
+    return f"is damaged or cut short: {error}"
 
 
 def check_size(name: str, size_wh: tuple[int, int], max_pixels: int) -> None:
@@ -102,15 +110,29 @@ def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
         yield picture
 
 
-def _is_deep_colour(picture: ImageFile.ImageFile) -> bool:
-    """Whether Pillow would cut 16-bit colour down to its high bytes."""
+def _orientation(picture: Image.Image) -> int:
+    """What EXIF says; 1, as it lies, where EXIF itself is broken."""
+    try:
+        return picture.getexif().get(ORIENTATION_TAG, 1)
+    except BROKEN:
+        return 1
+
+
+def _is_deep_colour(picture: ImageFile.ImageFile, path: Path) -> bool:
+    """Whether Pillow would cut 16-bit colour down to its high bytes.
+
+    Raises:
+        SourceError: the channels lie one after the other, which neither Pillow nor OpenCV reads right with 16 bits.
+    """
+    if picture.format == "TIFF" and _tag(picture, PLANAR_TAG) == SEPARATE and max(_tags(picture, BITS_TAG)) > 8:
+        raise SourceError(f"{path} holds 16-bit colour in separate planes; save it as PNG, or with its channels mixed")
     args = picture.tile[0][3] if picture.tile else ""
     raw = args[0] if isinstance(args, tuple) and args else args
     return picture.mode in ("RGB", "RGBA", "LA", "CMYK") and isinstance(raw, str) and ";16" in raw
 
 
 def _deep_colour(path: Path, bit_depth: int) -> Pixels:
-    cv2 = require("cv2", "cpu")
+    cv2 = quiet_cv2()
     # From memory, since OpenCV's own file reader refuses some names that Python can open.
     pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.ndim != 3:
@@ -119,13 +141,25 @@ def _deep_colour(path: Path, bit_depth: int) -> Pixels:
     return _to_8_bit(rgb, path, bit_depth)
 
 
-def _to_rgb(picture: Image.Image, path: Path, bit_depth: int) -> Pixels:
+def _to_rgb(picture: ImageFile.ImageFile, path: Path, bit_depth: int) -> Pixels:
     if picture.mode == "F":
         raise SourceError(f"{path} holds floating-point samples, whose range is unknown; save it with 8 or 16 bits")
     if picture.mode == "I" or picture.mode.startswith("I;"):
         gray = _to_8_bit(np.asarray(picture), path, bit_depth)
+        if picture.format == "TIFF" and _tag(picture, PHOTOMETRIC_TAG) == WHITE_IS_ZERO:
+            gray = 255 - gray  # Pillow does so up to 8 bits only
         return np.repeat(gray[..., None], 3, axis=2)
     return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
+
+
+def _tag(picture: Image.Image, tag: int) -> int:
+    return _tags(picture, tag)[0]
+
+
+def _tags(picture: Image.Image, tag: int) -> tuple[int, ...]:
+    """The numbers of a TIFF tag; a single 1, which is every default here, where it stands nowhere."""
+    found = picture.tag_v2.get(tag, 1)  # type: ignore[attr-defined]  # a TIFF has it
+    return found if isinstance(found, tuple) else (found,)
 
 
 def _to_8_bit(samples: NDArray[Any], path: Path, bit_depth: int) -> Pixels:

@@ -15,10 +15,11 @@ from PIL import Image
 from acd_edge.errors import OutputError
 from acd_edge.runtime.overlay import draw_overlay
 from acd_edge.runtime.preprocess import Pixels
+from acd_edge.runtime.quiet import quiet_cv2
 from acd_edge.runtime.sinks.lines import Record
 from acd_edge.runtime.sinks.worker import Worker
 from acd_edge.runtime.sources import Source
-from acd_edge.runtime.sources.video import frame_rate, quiet_cv2
+from acd_edge.runtime.sources.video import frame_rate
 
 FASTEST_PNG = 1  # zlib level: a quarter of the default's time for a tenth more bytes
 PNG, MAP, VIDEO = ".png", ".npy", ".mp4"

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from acd_edge.errors import AcdEdgeError, SourceError
 from acd_edge.runtime.picture import MAX_PIXELS, check_size
+from acd_edge.runtime.quiet import quiet_cv2
 from acd_edge.runtime.sources.base import Frame
-from acd_edge.runtime.sources.video import quiet_cv2
 
 _STREAM = re.compile(r"(rtsp|rtsps|rtmp|http|https|udp|tcp|srt)://", re.IGNORECASE)
 _SECRET = re.compile(r"(?<=//)[^/@]*@")

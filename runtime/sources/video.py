@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from acd_edge.errors import SourceError
-from acd_edge.lazy import require
 from acd_edge.runtime.picture import MAX_PIXELS, check_size
+from acd_edge.runtime.quiet import quiet_cv2
 from acd_edge.runtime.sources.base import Frame
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".ts"})
@@ -74,11 +73,3 @@ def frame_rate(path: str) -> float:
     rate = float(capture.get(cv2.CAP_PROP_FPS))
     capture.release()
     return rate if 0 < rate < 1000 else DEFAULT_FPS
-
-
-def quiet_cv2() -> Any:
-    """OpenCV without its own lines on stderr: what fails is told by our error."""
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET of libavutil
-    os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
-    cv2: Any = require("cv2", "cpu")
-    return cv2

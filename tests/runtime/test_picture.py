@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -11,8 +12,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from acd_edge.errors import AcdEdgeError, ConfigError, SourceError
-from acd_edge.runtime.picture import ORIENTATION_TAG, read_picture
+from acd_edge.runtime.picture import (
+    ORIENTATION_TAG,
+    PHOTOMETRIC_TAG,
+    PLANAR_TAG,
+    SEPARATE,
+    WHITE_IS_ZERO,
+    read_picture,
+)
 from acd_edge.runtime.preprocess import RESIZE_RULES, resize
+from acd_edge.runtime.quiet import quiet_stderr
+from acd_edge.runtime.sources import open_sources
 
 RGB = np.random.default_rng(0).integers(0, 256, (24, 36, 3), np.uint8)
 
@@ -167,6 +177,102 @@ def test_floating_point_pictures_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "a.tif")
     with pytest.raises(SourceError, match="floating-point"):
         read_picture(tmp_path / "a.tif")
+
+
+def with_tag(path: Path, tag: int, value: int) -> Path:
+    """Change a TIFF tag of one short number where it stands."""
+    content = path.read_bytes()
+    entry = struct.pack("<HHI", tag, 3, 1)
+    assert content.count(entry) == 1
+    at = content.index(entry) + len(entry)
+    path.write_bytes(content[:at] + struct.pack("<H", value) + content[at + 2 :])
+    return path
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_tiff_whose_white_is_zero_comes_back_as_it_looks(tmp_path: Path, dtype: type[np.unsignedinteger]) -> None:
+    gray = RGB[..., 0].astype(dtype) * (257 if dtype is np.uint16 else 1)
+    Image.fromarray(gray).save(tmp_path / "a.tif")
+    np.testing.assert_array_equal(read_picture(tmp_path / "a.tif")[..., 0], RGB[..., 0])
+    looks = read_picture(with_tag(tmp_path / "a.tif", PHOTOMETRIC_TAG, WHITE_IS_ZERO))
+    np.testing.assert_array_equal(looks[..., 0], 255 - RGB[..., 0])
+
+
+def test_deep_colour_in_separate_planes_is_refused(tmp_path: Path) -> None:
+    """OpenCV and Pillow each give other wrong pixels for it."""
+    path = tmp_path / "a.tif"
+    cv2.imwrite(str(path), RGB.astype(np.uint16) * 257)
+    read_picture(path)
+    with pytest.raises(SourceError, match="in separate planes"):
+        read_picture(with_tag(path, PLANAR_TAG, SEPARATE))
+
+
+@pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"Exif\0\0", b"Exif\0\0II*\0", b"Exif\0\0II*\0\xff\xff\xff\x7f"])
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_broken_exif_does_not_break_the_picture(tmp_path: Path, suffix: str, exif: bytes) -> None:
+    Image.fromarray(RGB).save(tmp_path / f"a{suffix}", exif=exif)
+    assert read_picture(tmp_path / f"a{suffix}").shape == RGB.shape
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".gif", ".webp", ".png"])
+def test_of_several_frames_the_first_counts(tmp_path: Path, suffix: str) -> None:
+    frames = [Image.new("RGB", (9, 7), (level,) * 3) for level in (0, 255, 255)]
+    frames[0].save(tmp_path / f"a{suffix}", save_all=True, append_images=frames[1:])
+    assert read_picture(tmp_path / f"a{suffix}").max() < 5
+
+
+def claim(path: Path, size: int) -> None:
+    """Make the header of a small picture claim another size."""
+    content = bytearray(path.read_bytes())
+    if path.suffix == ".bmp":
+        content[18:26] = struct.pack("<ii", size, size)
+    elif path.suffix == ".gif":
+        content[6:10] = struct.pack("<HH", size, size)
+    elif path.suffix == ".tga":
+        content[12:16] = struct.pack("<HH", size, size)
+    elif path.suffix == ".jpg":
+        at = content.index(b"\xff\xc0") + 5
+        content[at : at + 4] = struct.pack(">HH", size, size)
+    elif path.suffix == ".jp2":
+        at = content.index(b"ihdr") + 4
+        content[at : at + 8] = struct.pack(">II", size, size)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("suffix", [".bmp", ".gif", ".tga", ".jpg", ".jp2"])
+def test_huge_claims_are_refused_before_decoding(tmp_path: Path, suffix: str) -> None:
+    Image.fromarray(RGB).save(tmp_path / f"a{suffix}")
+    claim(tmp_path / f"a{suffix}", 60_000)
+    with pytest.raises(SourceError, match=r"60000 x 60000 = 3,600,000,000 pixels"):
+        read_picture(tmp_path / f"a{suffix}")
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    Image.fromarray(RGB).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "open", refuse)
+    with pytest.raises(SourceError, match=r"a\.png cannot be read: Permission denied"):
+        read_picture(tmp_path / "a.png")
+
+
+def test_c_libraries_are_quiet_inside_and_not_after(capfd: pytest.CaptureFixture[str]) -> None:
+    with quiet_stderr():
+        os.write(2, b"TIFFReadDirectory: noise\n")
+    os.write(2, b"ours\n")
+    assert capfd.readouterr().err == "ours\n"
+
+
+def test_a_broken_tiff_is_told_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    Image.fromarray(RGB).save(tmp_path / "a.tif", compression="tiff_lzw")
+    content = (tmp_path / "a.tif").read_bytes()
+    (tmp_path / "a.tif").write_bytes(content[:200] + b"\xff" * 40 + content[240:])
+    (source,), _ = open_sources([str(tmp_path / "a.tif")])
+    with pytest.raises(SourceError, match="damaged or cut short"):
+        next(iter(source.frames()))
+    assert capfd.readouterr().err == ""
 
 
 def by_pillow(rgb: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
