@@ -69,7 +69,7 @@ class ExportOptions:
         products: name -> words of its prompts; `object` is added.
         tokenizer_json: with it, the bundle carries a text encoder for new products.
         source, weights_license: for the manifest.
-        extra_files: name inside the bundle -> file to add, such as a licence.
+        extra_files: name inside the bundle -> file to add or its content, such as a licence.
     """
 
     name: str
@@ -78,7 +78,7 @@ class ExportOptions:
     tokenizer_json: str | None = None
     source: Mapping[str, Any] = field(default_factory=dict)
     weights_license: str | None = None
-    extra_files: Mapping[str, Path] = field(default_factory=dict)
+    extra_files: Mapping[str, Path | bytes] = field(default_factory=dict)
 
 
 @torch.no_grad()

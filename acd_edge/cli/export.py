@@ -84,7 +84,7 @@ def command(
         products=words,
         tokenizer_json=tokenizer_json(model.config) if with_text_encoder else None,
         source=_source(path, info),
-        **_licence(path, info.training, builtin=checkpoint is None),
+        **_beside(path, info.training, builtin=checkpoint is None),
     )
     report = export_bundle(
         model, target, tokenizer_for(model.config), options, force=force, progress=partial(click.echo, err=True)
@@ -103,13 +103,18 @@ def _source(path: Path, info: CheckpointInfo) -> dict[str, Any]:
     }
 
 
-def _licence(path: Path, training: Mapping[str, Any], *, builtin: bool) -> dict[str, Any]:
-    """The weights' licence, and its text where a file has it; the bundle carries both."""
+def _beside(path: Path, training: Mapping[str, Any], *, builtin: bool) -> dict[str, Any]:
+    """The weights' licence, its text where a file has it, and what they were trained on; the bundle carries all."""
+    from acd_edge.data.zero_shot import RECORD_FILE, TrainingRecord, record_of_checkpoint
+
     file = (path.parent if builtin else path) / LICENCE_FILE
     named = BUILTIN_LICENCE if builtin else training.get("license")
-    if not file.is_file():
-        return {"weights_license": named}
-    return {"weights_license": named or f"see {LICENCE_FILE}", "extra_files": {LICENCE_FILE: file}}
+    extra: dict[str, Path | bytes] = {}
+    if file.is_file():
+        named, extra[LICENCE_FILE] = named or f"see {LICENCE_FILE}", file
+    if (record := record_of_checkpoint(path)) != TrainingRecord():
+        extra[RECORD_FILE] = record.to_json().encode()
+    return {"weights_license": named, "extra_files": extra}
 
 
 def _values(report: ExportReport) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from acd_edge.checkpoint import load_checkpoint, save_checkpoint
 from acd_edge.cli import cli
 from acd_edge.config import ModelConfig
+from acd_edge.data.zero_shot import RECORD_FILE, TrainingRecord, record_of_bundle, record_of_checkpoint
 from acd_edge.errors import ExportError
 from acd_edge.export.bundle import ExportOptions, export_bundle
 from acd_edge.export.golden import made_pictures
@@ -56,7 +57,7 @@ def bundle(checkpoint: Path) -> Path:
     return path
 
 
-def test_the_bundle_holds_what_was_asked_for(bundle: Path) -> None:
+def test_the_bundle_holds_what_was_asked_for(bundle: Path, checkpoint: Path) -> None:
     with Bundle.open(bundle) as opened:
         manifest = opened.manifest
         assert manifest.products == {"object": "object", "A7": "steel bracket"}
@@ -68,6 +69,8 @@ def test_the_bundle_holds_what_was_asked_for(bundle: Path) -> None:
         )
         assert manifest.license == "free to test"
         assert manifest.source["data_sets"] == ["none"]
+        assert RECORD_FILE in manifest.files
+        assert record_of_bundle(opened) == record_of_checkpoint(checkpoint) == TrainingRecord(data_sets=("none",))
         assert len(manifest.source["checkpoint_sha256"]) == 64
         assert opened.text_encoder_path is not None
         np.testing.assert_array_equal(opened.golden.image, made_pictures(SIZE))
