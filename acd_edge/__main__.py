@@ -1,13 +1,17 @@
-"""`acd-edge`, and `python -m acd_edge`."""
-
-from typing import NoReturn
-
-from acd_edge.stop import leave_at_once
+"""`acd-edge`, and `python -m acd_edge`. Nothing is imported up here, so that Ctrl-C is one line from the first moment."""
 
 
-def main() -> NoReturn:
-    """Start the command line; Ctrl-C during its imports is one line too."""
-    leave_at_once()
+def main() -> None:
+    """Start the command line; it leaves by itself."""
+    try:
+        from acd_edge.stop import leave_at_once
+
+        leave_at_once()
+    except KeyboardInterrupt:  # in the imports of that module, which needs the standard library only
+        import sys
+
+        sys.stderr.write("Interrupted\n")
+        sys.exit(130)
     from acd_edge.cli import main as run_command
 
     run_command()

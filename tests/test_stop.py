@@ -23,6 +23,7 @@ from acd_edge.__main__ import main
 sys.argv = ["acd-edge", "run", "none.png"]
 main()
 """
+FIRST = "acd_edge.stop"  # its own imports, for Ctrl-C; a request to end has its default, silent way there
 
 
 @pytest.mark.parametrize("module", ["acd_edge.cli", "click", "acd_edge.cli.run", "numpy", "PIL.Image"])
@@ -34,6 +35,12 @@ def test_a_signal_during_an_import_is_one_line(module: str, number: int, words: 
     code = STOP_WHEN_IMPORTED.format(module=module, number=int(number))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (128 + number, "", f"{words}\n")
+
+
+def test_ctrl_c_before_anything_was_set_up_is_one_line() -> None:
+    code = STOP_WHEN_IMPORTED.format(module=FIRST, number=int(signal.SIGINT))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "Interrupted\n")
 
 
 def test_without_a_signal_the_program_goes_on() -> None:
