@@ -105,7 +105,13 @@ def checkpoint_digest(path: Path) -> str:
 
 
 def save_checkpoint(
-    path: Path, model: AcdClip, *, training: Mapping[str, Any], force: bool = False, embed: bool = False
+    path: Path,
+    model: AcdClip,
+    *,
+    training: Mapping[str, Any],
+    force: bool = False,
+    embed: bool = False,
+    texts: Mapping[str, str] | None = None,
 ) -> None:
     """Write a checkpoint, whole or not at all.
 
@@ -115,6 +121,7 @@ def save_checkpoint(
         training: what is known of how it came about, as JSON.
         force: replace a checkpoint that is there; anything else that is there is never replaced.
         embed: copy the backbone's weights in, read again from where they were found.
+        texts: further files, name to content, for people and tools; nothing here reads them.
 
     Raises:
         OutputError: the place is in use or cannot be written.
@@ -130,6 +137,8 @@ def save_checkpoint(
     check_target(path, force=force)
     with staged_folder(path) as folder:
         _write_json(folder / CONFIG, content)
+        for name, text in (texts or {}).items():
+            (folder / name).write_text(text, encoding="utf-8")
         save_file(state, folder / ADAPTERS)
         record = _embed(folder / EMBEDDED, model.config, model.backbone) if embed else model.backbone
         _write_json(folder / BACKBONE, record.to_dict())

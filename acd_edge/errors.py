@@ -55,6 +55,10 @@ class SourceError(AcdEdgeError, OSError):
     """A picture, folder, video, camera or stream that cannot be read."""
 
 
+class DeviceError(AcdEdgeError, RuntimeError):
+    """A device that was asked for and is not there."""
+
+
 class OutputError(AcdEdgeError, OSError):
     """A place that cannot be written, or that is in use already."""
 

@@ -22,6 +22,7 @@ from acd_edge.evaluate import evaluate, predictor_from_model
 from acd_edge.model import AcdClip, build_model
 from acd_edge.model.weights import tokenizer_for
 from acd_edge.train.run import TrainRun, new_trainer
+from acd_edge.train.settings import Settings, read_settings
 
 
 @click.command()
@@ -44,7 +45,7 @@ def main(
     output: Path,
 ) -> None:
     """Train without each data set in turn and judge on it."""
-    model_config, recipe = _configs(config_file)
+    model_config, recipe = _configs(read_settings(str(config_file)) if config_file else Settings())
     phrases = _phrases(products)
     for held in data:
         if only and held.name not in only:

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import json
+import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
 from acd_edge.config import DOMAINS, PRESETS, Domain, ModelConfig
-from acd_edge.errors import ConfigError
-from acd_edge.train.config import TrainConfig
+from acd_edge.train.config import Precision, TrainConfig
+from acd_edge.train.settings import Settings, read_settings
 
 if TYPE_CHECKING:
+    from acd_edge.train.engine import DeviceName
     from acd_edge.train.loop import StepLosses
     from acd_edge.train.run import TrainRun
 
-_SECTIONS = ("model", "recipe")
+_OF_RECIPE = ("steps", "batch", "accumulate", "precision", "seed")
 
 
 @click.command()
@@ -37,10 +38,20 @@ _SECTIONS = ("model", "recipe")
 @click.option("--groups", type=int, help="N, the number of levels; it divides the depth of both towers.")
 @click.option("--size", type=int, help="Side of the input in pixels, a multiple of the patch.")
 @click.option("--steps", type=int, help="Optimiser steps.")
-@click.option("--batch", type=int, help="Pictures per step.")
+@click.option("--batch", type=int, help="Pictures per step, over all processes.")
+@click.option("--accumulate", type=int, help="Work a batch off in that many parts: the same step with less memory.")
+@click.option("--precision", type=click.Choice(get_args(Precision)), help="fp32, or autocast to bf16 or fp16.")
 @click.option("--seed", type=int, help="Seed of everything.")
-@click.option("--config", "config_file", type=click.Path(path_type=Path), metavar="FILE",
-              help='JSON with the settings {"model": {...}, "recipe": {...}}; flags win over it.')  # fmt: skip
+@click.option("--config", metavar="NAME|FILE",
+              help="Recipe of the package (paper, reference, builtin) or a JSON file; flags win over it.")  # fmt: skip
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
+              help="Where to compute; auto takes a GPU where there is one.")  # fmt: skip
+@click.option("--cache-memory", type=click.FloatRange(min=0), default=2.0, show_default=True, metavar="GB",
+              help="Memory, per process, for the frozen part of pictures that come again (augment off).")  # fmt: skip
+@click.option("--cache-dir", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+              help="A disk for those that the memory does not take; the space is free again at the end.")  # fmt: skip
+@click.option("--tensorboard", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+              help="Write the curves for TensorBoard too.")  # fmt: skip
 @click.option("--resume", is_flag=True, help="Go on with a run that was interrupted, exactly.")
 @click.option("--force", is_flag=True, help="Replace a checkpoint that is there.")
 def command(
@@ -49,51 +60,63 @@ def command(
     root: Path | None,
     products: tuple[str, ...],
     domain: Domain | None,
-    config_file: Path | None,
+    config: str | None,
     clip_weights: Path | None,
     trust: bool,
+    device: DeviceName,
+    cache_memory: float,
+    cache_dir: Path | None,
+    tensorboard: Path | None,
     resume: bool,
     force: bool,
     **settings: Any,
 ) -> None:
     """Train the adapters on labelled pictures and write a checkpoint.
 
-    Every picture under train/ and test/ with a label is used. Ctrl-C writes a usable checkpoint of the steps done;
-    the same command with --resume goes on from there.
+    Every picture under train/ and test/ with a label is used, unless the recipe wants test/ alone. Ctrl-C writes a
+    usable checkpoint of the steps done; the same command with --resume goes on from there.
+
+    \b
+    Several processes, one per GPU, on one machine or more (pip install 'acd-edge[distributed]'):
+      torchrun --nproc-per-node 4 -m acd_edge train ...
     """
     from acd_edge.data.samples import load_data
     from acd_edge.train.run import TrainRun, train
+    from acd_edge.train.stem import GIB, Room
 
-    model, recipe = _configs(config_file, domain=domain, **settings)
-    samples = load_data(data, root, split="train")
-    run = TrainRun(model=model, recipe=recipe, data=tuple(map(str, data)), words=_phrases(products))
-    defective = sum(sample.label for sample in samples)
-    click.echo(f"{len(samples)} pictures, {defective} of them defective; {_summary(run)}", err=True)
-    progress = _Progress(recipe.steps)
+    given = read_settings(config) if config else Settings()
+    model, recipe = _configs(given, domain=domain, **settings)
+    samples = load_data(data, root, split="train" if recipe.pictures == "all" else "test")
+    recipe = recipe.for_pictures(len(samples))
+    words = {**given.words, **_phrases(products)}
+    run = TrainRun(model=model, recipe=recipe, data=tuple(map(str, data)), words=words)
+    progress = _Progress(recipe.length)
+    if first := os.environ.get("RANK", "0") == "0":  # of several processes one speaks
+        defective = sum(sample.label for sample in samples)
+        click.echo(f"{len(samples)} pictures, {defective} of them defective; {_summary(run)}", err=True)
     train(
-        run, samples, output, clip_weights=clip_weights, trust=trust, resume=resume, force=force, report=progress.report
+        run,
+        samples,
+        output,
+        clip_weights=clip_weights,
+        trust=trust,
+        resume=resume,
+        force=force,
+        device=device,
+        room=Room(memory=int(cache_memory * GIB), folder=cache_dir),
+        tensorboard=tensorboard,
+        report=progress.report,
     )
-    click.echo(f"{output}")
+    if first:
+        click.echo(f"{output}")
 
 
-def _configs(config_file: Path | None, **settings: Any) -> tuple[ModelConfig, TrainConfig]:
-    """Settings of the file with the flags' on top."""
-    given = _read_config(config_file) if config_file else {}
+def _configs(given: Settings, **settings: Any) -> tuple[ModelConfig, TrainConfig]:
+    """A settings file's settings with the flags' on top."""
     flags = {name: value for name, value in settings.items() if value is not None}
-    of_recipe: dict[str, Any] = {name: flags.pop(name) for name in ("steps", "batch", "seed") if name in flags}
-    model = ModelConfig.from_dict({**given.get("model", {}), **flags})
-    return model, TrainConfig.from_dict({**given.get("recipe", {}), **of_recipe})
-
-
-def _read_config(path: Path) -> dict[str, dict[str, Any]]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read {path}: {error}") from error
-    fits = isinstance(content, dict) and set(content) <= set(_SECTIONS)
-    if not fits or not all(isinstance(section, dict) for section in content.values()):
-        raise ConfigError(f"{path} must hold one JSON object with the objects {' and '.join(_SECTIONS)}, nothing else")
-    return content
+    of_recipe: dict[str, Any] = {name: flags.pop(name) for name in _OF_RECIPE if name in flags}
+    model = ModelConfig.from_dict({**given.model, **flags})
+    return model, TrainConfig.from_dict({**given.recipe, **of_recipe})
 
 
 def _phrases(products: tuple[str, ...]) -> dict[str, list[str]]:
@@ -108,7 +131,7 @@ def _phrases(products: tuple[str, ...]) -> dict[str, list[str]]:
 def _summary(run: TrainRun) -> str:
     model, recipe = run.model, run.recipe
     what = f"{model.backbone}, {model.preset}, N = {model.groups}, {model.size} px"
-    return f"{what}, {recipe.steps} steps of {recipe.batch}"
+    return f"{what}, {recipe.length} steps of {recipe.batch}, {recipe.precision}"
 
 
 class _Progress:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from acd_edge.data import augment
+from acd_edge.data import augment, augment_authors
 from acd_edge.data.samples import Bytes, Sample, categories_of, nearest, read_full, read_sample
 from acd_edge.data.shapes import Rng, cv2
 from acd_edge.data.synthetic import add_defect
@@ -19,7 +21,10 @@ from acd_edge.runtime.preprocess import resize
 
 Labels = npt.NDArray[np.int64]
 Origin = Literal["real", "synthetic", "texture"]
+Order = Literal["balanced", "shuffled"]
+Style = Literal["ours", "authors"]
 GENERIC = "object"
+_ORDER_STREAM = 2**32 - 1  # no slot has this number, so the order's random numbers are no picture's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +53,24 @@ class Mix:
             raise ConfigError(f"synthetic {self.synthetic} and textures {self.textures} together exceed 1")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One picture of a batch.
+
+    Attributes:
+        category: what it is said to show.
+        image: gives its pixels, uint8 RGB (S, S, 3).
+        mask: gives its mask, uint8 (S, S), 1 where defective.
+        key: the file whose pixels these are, where a file always comes as the same pixels; None where they were made
+            for this item. Until then such an item has decoded nothing.
+    """
+
+    category: str
+    image: Callable[[], Bytes]
+    mask: Callable[[], Bytes]
+    key: Path | None = None
+
+
 class Batches:
     """Endless batches from labelled pictures.
 
@@ -58,6 +81,9 @@ class Batches:
         seed: with the step it decides everything.
         synthetic, textures, spoiled, generic: see `Mix`.
         augment: crop, turn, recolour and degrade; off, pictures come as `read_sample` gives them.
+        style: of what `augment` does; `authors` is the way of the authors' code.
+        order: `balanced` draws real pictures as `Mix` says; `shuffled` goes through all of them, each once, in a new
+            random order each time, whatever their label.
         cache_bytes: decoded pictures are kept in memory up to here, the later ones are decoded each time.
 
     Raises:
@@ -76,14 +102,19 @@ class Batches:
         spoiled: float = 1.0,
         generic: float = 0.1,
         augment: bool = True,
+        style: Style = "ours",
+        order: Order = "balanced",
         cache_bytes: int = 3 << 30,
     ) -> None:
-        self.size, self.size_of_batch, self.seed, self.augment = size, batch, seed, augment
+        self.size, self.size_of_batch, self.seed = size, batch, seed
+        self.augment, self.style = augment, style
         self.mix = Mix(synthetic=synthetic, textures=textures, spoiled=spoiled, generic=generic)
         self._groups = _by_category_and_label(samples)
         self._by_label = [found for label in (0, 1) if (found := _with_label(self._groups, label))]
         self._good = _with_label(self._groups, 0)
+        self._in_order = tuple(samples) if order == "shuffled" else ()
         self._cache: dict[Sample, tuple[Bytes, Bytes]] = {}
+        self._masks: dict[Sample, Bytes] = {}  # eight pixels a byte
         self._cache_left = cache_bytes
 
     @property
@@ -99,24 +130,48 @@ class Batches:
             pictures uint8 RGB (B, S, S, 3); masks uint8 (B, S, S), 1 where defective; labels int64 (B,), 1 where the
             mask has a pixel; the categories' names, B of them.
         """
-        items = [self._item(np.random.default_rng([self.seed, step, slot])) for slot in range(self.size_of_batch)]
-        masks = np.stack([mask for _, mask, _ in items])
-        labels: Labels = np.asarray(masks.any(axis=(1, 2)), np.int64)
-        return np.stack([image for image, _, _ in items]), masks, labels, [name for _, _, name in items]
+        items = self.items(step)
+        images, masks = np.stack([item.image() for item in items]), np.stack([item.mask() for item in items])
+        return images, masks, labels_of(masks), [item.category for item in items]
 
-    def _item(self, rng: Rng) -> tuple[Bytes, Bytes, str]:
+    def items(self, step: int, slots: Iterable[int] | None = None) -> list[Item]:
+        """The pictures of batch number `step`, or those of its `slots` alone: each is a function of (step, slot)."""
+        wanted = range(self.size_of_batch) if slots is None else slots
+        return [self._item(np.random.default_rng([self.seed, step, slot]), step, slot) for slot in wanted]
+
+    def _item(self, rng: Rng, step: int, slot: int) -> Item:
         origin = self._origin(rng)
-        if origin == "texture":
-            image, name = make_texture(rng, self.size), GENERIC
+        sample = None if origin == "texture" else self._choose(rng, origin, step, slot)
+        if sample is not None and origin == "real" and not self.augment:
+            image, mask = partial(self._picture, sample), partial(self._mask, sample)
+            return Item(category=self._named(rng, sample.category), image=image, mask=mask, key=sample.image)
+        pixels, defect = self._made(rng, origin, sample)
+        name = self._named(rng, sample.category if sample else GENERIC)
+        return Item(category=name, image=lambda: pixels, mask=lambda: defect)
+
+    def _made(self, rng: Rng, origin: Origin, sample: Sample | None) -> tuple[Bytes, Bytes]:
+        """Picture and mask that are this item's alone."""
+        if sample is None:
+            image = make_texture(rng, self.size)
             mask = np.zeros(image.shape[:2], np.uint8)
         else:
-            sample = self._pick_good(rng) if origin == "synthetic" else self._pick(rng)
-            image, mask, name = *self._read(rng, sample), sample.category
+            image, mask = self._read(rng, sample)
         if origin != "real" and rng.random() < self.mix.spoiled:
             image, mask = self._spoil(rng, image)
-        if self.augment:
+        if self.augment and self.style == "ours":
             image = augment.degrade(rng, augment.recolour(rng, image))
-        return image, mask, GENERIC if rng.random() < self.mix.generic else name
+        return image, mask
+
+    def _named(self, rng: Rng, category: str) -> str:
+        return GENERIC if rng.random() < self.mix.generic else category
+
+    def _choose(self, rng: Rng, origin: Origin, step: int, slot: int) -> Sample:
+        if origin == "synthetic":
+            return self._pick_good(rng)
+        if not self._in_order:
+            return self._pick(rng)
+        turn, place = divmod(step * self.size_of_batch + slot, len(self._in_order))
+        return self._in_order[_shuffled(self.seed, turn, len(self._in_order))[place]]
 
     def _origin(self, rng: Rng) -> Origin:
         draw = rng.random()
@@ -139,12 +194,31 @@ class Batches:
         """Picture (S, S, 3) and mask (S, S): cut, stretched and turned when augmenting."""
         if not self.augment:
             return read_sample(sample, self.size)
+        if self.style == "authors":
+            image, mask = read_full(sample)
+            image = resize(augment_authors.colours(rng, image), self.size)
+            return augment_authors.geometry(rng, image, nearest(mask, (self.size, self.size)))
         image, mask = self._full(sample)
         image, mask = augment.crop(rng, image, mask)
         image, mask = resize(image, self.size), nearest(mask, (self.size, self.size))
         if rng.random() < 0.3:
             image, mask = augment.rotate(rng, image, mask)
         return augment.turn(rng, image, mask)
+
+    def _picture(self, sample: Sample) -> Bytes:
+        """Pixels of an item that comes unchanged; its mask is kept, for the time when only that is asked for."""
+        image, mask = read_sample(sample, self.size)
+        if sample not in self._masks and mask.size // 8 < self._cache_left:
+            self._masks[sample] = np.packbits(mask)
+            self._cache_left -= self._masks[sample].nbytes
+        return image
+
+    def _mask(self, sample: Sample) -> Bytes:
+        if sample not in self._masks:
+            self._picture(sample)
+        if sample not in self._masks:  # no room
+            return read_sample(sample, self.size)[1]
+        return np.unpackbits(self._masks[sample], count=self.size**2).reshape(self.size, self.size)
 
     def _full(self, sample: Sample) -> tuple[Bytes, Bytes]:
         """The decoded pair, from memory where it is; sides beyond 1.5 S are shrunk before they are kept."""
@@ -155,6 +229,17 @@ class Batches:
                 return pair
             self._cache[sample], self._cache_left = pair, self._cache_left - cost
         return self._cache[sample]
+
+
+def labels_of(masks: Bytes) -> Labels:
+    """1 where a mask (B, S, S) has a pixel: int64 (B,)."""
+    return np.asarray(masks.any(axis=(1, 2)), np.int64)
+
+
+@lru_cache(maxsize=2)
+def _shuffled(seed: int, turn: int, count: int) -> tuple[int, ...]:
+    """The order of `count` pictures in their `turn`-th round."""
+    return tuple(map(int, np.random.default_rng([seed, turn, _ORDER_STREAM]).permutation(count)))
 
 
 def _with_label(groups: dict[str, dict[int, list[Sample]]], label: int) -> list[list[Sample]]:

@@ -90,32 +90,31 @@ class AcdClip(nn.Module):
         return self.levels_from(self.vision.embed(pixels), start=0)
 
     def levels_from(self, tokens: Tensor, start: int) -> Levels:
-        """Levels of the stream (B, 1 + G*G, C) before block `start`, which stands in the first group."""
+        """Levels of the stream (B, 1 + G*G, C) after `start` blocks, at most the first group's, before any adapter."""
         step = self.vision.depth // self.config.groups
         segment, detect = [], []
-        for index, block in enumerate(self.vision.blocks):
-            if index < start:
-                continue
-            tokens = block(tokens)
-            if (index + 1) % step == 0:
-                level = index // step
-                patches = self.vision_adapters[level](tokens[:, 1:])
-                tokens = torch.cat([tokens[:, :1], patches], dim=1)
-                segment.append(self.segment_heads[level](patches))
-                detect.append(self.detect_heads[level](patches).mean(dim=1))
+        for level in range(self.config.groups):
+            for block in self.vision.blocks[max(start, level * step) : (level + 1) * step]:
+                tokens = block(tokens)
+            patches = self.vision_adapters[level](tokens[:, 1:])
+            tokens = torch.cat([tokens[:, :1], patches], dim=1)
+            segment.append(self.segment_heads[level](patches))
+            detect.append(self.detect_heads[level](patches).mean(dim=1))
         return Levels(torch.stack(segment), torch.stack(detect))
 
     def encode_prompts(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Features of prompts, every level of unit norm: ids and mask (P, L) int64 -> (P, N, D)."""
-        step = self.text.depth // self.config.groups
-        tokens, bias = self.text.embed(ids), self.text.attention_bias(mask)
+        return self.prompts_from(self.text.embed(ids), ids, mask, start=0)
+
+    def prompts_from(self, tokens: Tensor, ids: Tensor, mask: Tensor, start: int) -> Tensor:
+        """`encode_prompts` from the stream (P, L, C) after `start` blocks, at most the first group's."""
+        step, bias = self.text.depth // self.config.groups, self.text.attention_bias(mask)
         features = []
-        for index, block in enumerate(self.text.blocks):
-            tokens = block(tokens, bias)
-            if (index + 1) % step == 0:
-                level = index // step
-                tokens = self.text_adapters[level](tokens)
-                features.append(self.text.pool(self.text_norms[level](tokens), ids, mask))
+        for level in range(self.config.groups):
+            for block in self.text.blocks[max(start, level * step) : (level + 1) * step]:
+                tokens = block(tokens, bias)
+            tokens = self.text_adapters[level](tokens)
+            features.append(self.text.pool(self.text_norms[level](tokens), ids, mask))
         return F.normalize(torch.stack(features, dim=1), dim=-1)
 
     def fusion_weights(self, segment: Tensor) -> Tensor:

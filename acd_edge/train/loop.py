@@ -4,36 +4,38 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
 
 from acd_edge.data.nouns import NOUNS
-from acd_edge.data.sampling import GENERIC
+from acd_edge.data.sampling import GENERIC, Item, labels_of
 from acd_edge.errors import CheckpointError
 from acd_edge.model import AcdClip, Levels
 from acd_edge.model.tokenizers import Tokenize
 from acd_edge.runtime.prompts import DEFAULT_PROMPTS, PromptEnsemble
 from acd_edge.train.config import TrainConfig
+from acd_edge.train.engine import Engine, SingleProcess, share_of, undivided
 from acd_edge.train.losses import class_loss, map_loss
+from acd_edge.train.stem import DTYPES, PictureStems, PromptStems, Store
 
 logger = logging.getLogger(__name__)
-
-Bytes = NDArray[np.uint8]
-Ints = NDArray[np.int64]
 
 
 class Batch(Protocol):
     """Where the pictures come from."""
 
-    def batch(self, step: int) -> tuple[Bytes, Bytes, Ints, list[str]]:
-        """Pictures (B, S, S, 3), masks (B, S, S) of 0 and 1, labels (B,), categories, a function of `step` alone."""
+    @property
+    def categories(self) -> list[str]:
+        """Every category that an item may name."""
+
+    def items(self, step: int, slots: Iterable[int] | None = None) -> list[Item]:
+        """The pictures of a step, or those of its `slots` alone, each a function of (step, slot)."""
 
 
 class StepLosses(NamedTuple):
@@ -45,18 +47,16 @@ class StepLosses(NamedTuple):
 
 
 class PromptFeatures:
-    """Text features with gradients; prompts are tokenised once and cut to the longest of a batch."""
+    """Text features with gradients; what lies before the first adapter is computed once per product."""
 
     def __init__(self, model: AcdClip, tokenizer: Tokenize, prompts: PromptEnsemble = DEFAULT_PROMPTS) -> None:
         self.model, self.tokenizer, self.prompts = model, tokenizer, prompts
-        self._tokens: dict[str, tuple[Tensor, Tensor]] = {}
+        self.stems = PromptStems(model, self._tokenise)
 
     def __call__(self, words: Sequence[str]) -> Tensor:
         """Features of each entry of `words`, (len(words), N, 2, D), every distinct one computed once."""
         distinct = sorted(set(words))
-        ids, mask = (torch.cat(parts) for parts in zip(*map(self._tokenise, distinct), strict=True))
-        length = int(mask.sum(dim=1).max())
-        encoded = self.model.encode_prompts(ids[:, :length], mask[:, :length])  # (P, N, D)
+        encoded = self.model.prompts_from(*self.stems(distinct), start=self.stems.blocks)  # (P, N, D)
         states = [len(self.prompts.normal), len(self.prompts.abnormal)]
         pieces = torch.split(encoded, [count * len(self.prompts.templates) for count in states] * len(distinct))
         averaged = [F.normalize(piece.mean(dim=0), dim=-1) for piece in pieces]  # (N, D) each, states alternating
@@ -64,22 +64,27 @@ class PromptFeatures:
         return torch.stack([pairs[distinct.index(word)] for word in words])
 
     def _tokenise(self, words: str) -> tuple[Tensor, Tensor]:
-        if words not in self._tokens:
-            normal, abnormal = self.prompts.sentences(words)
-            ids, mask = self.tokenizer(normal + abnormal)
-            self._tokens[words] = (torch.from_numpy(ids), torch.from_numpy(mask))
-        return self._tokens[words]
+        """Tokens of a product's prompts, normal and then abnormal, cut to the longest."""
+        normal, abnormal = self.prompts.sentences(words)
+        ids, mask = map(torch.from_numpy, self.tokenizer(normal + abnormal))
+        length = int(mask.sum(dim=1).max())
+        return ids[:, :length], mask[:, :length]
 
 
 class Trainer:
-    """One training run.
+    """One training run, or one process of it.
 
     Args:
-        model: its adapters are trained in place.
+        model: its adapters are trained in place; it is moved to the engine's device.
         tokenizer: of its text tower.
         batches: the pictures.
-        config: the recipe.
+        config: the recipe, its steps known.
         words: category -> phrases for the prompts, one drawn per picture; others are their name with spaces.
+        engine: device and processes; the CPU and one process unless given.
+        store: keeps stems of pictures that come again; None keeps none.
+
+    Raises:
+        ConfigError: the number of steps is not known, or there are more processes than pictures in a batch.
     """
 
     def __init__(
@@ -89,11 +94,18 @@ class Trainer:
         batches: Batch,
         config: TrainConfig,
         words: Mapping[str, Sequence[str]] | None = None,
+        *,
+        engine: Engine | None = None,
+        store: Store | None = None,
     ) -> None:
-        self.model, self.batches, self.config = model, batches, config
+        self.engine = engine or SingleProcess(torch.device("cpu"))
+        self.model, self.batches, self.config = model.to(self.engine.device), batches, config
+        self.length = config.length
+        self.slots = share_of(config.batch, self.engine.rank, self.engine.count)
         self.words = dict(words or {})
-        self.text = PromptFeatures(model, tokenizer)
+        self.text, self.pictures = PromptFeatures(model, tokenizer), PictureStems(model, store)
         self.parameters = model.trainable()
+        self.engine.share(parameter.data for parameter in self.parameters.values())
         self.averages = {name: p.detach().clone() for name, p in self.parameters.items()} if config.average else {}
         sides: tuple[list[Tensor], list[Tensor]] = ([], [])
         for name, parameter in self.parameters.items():
@@ -102,37 +114,31 @@ class Trainer:
             [{"params": sides[0], "lr": config.vision_rate}, {"params": sides[1], "lr": config.text_rate}],
             weight_decay=config.weight_decay,
         )
+        self.scaler = torch.amp.GradScaler(self.engine.device.type, enabled=config.precision == "fp16")
         self.done = 0
 
     def run(self, report: Callable[[int, StepLosses], None]) -> None:
-        """Train to the recipe's last step, calling `report` after each; an exception leaves the last whole step."""
-        while self.done < self.config.steps:
-            losses = self.step(self.done)
-            self.done += 1
-            report(self.done, losses)
+        """Train to the recipe's last step, calling `report` after each; an exception leaves the last whole step.
 
-    def step(self, index: int) -> StepLosses:
-        """One optimiser step on the batch of that index."""
-        images, masks, labels, categories = self.batches.batch(index)
-        features = self.text(self._describe(index, categories))
-        levels = self._levels(torch.from_numpy(images))
-        on_map = map_loss(
-            self.model.anomaly_map(
-                self.model.map_logits(levels.segment, features, self.model.fusion_weights(levels.segment)), smooth=False
-            ),
-            torch.from_numpy(masks).float(),
-        )
-        on_class = class_loss(self.model.class_logits(levels.detect, features), torch.from_numpy(labels))
-        total = on_map + on_class
+        Raises:
+            KeyboardInterrupt: Ctrl-C; of several processes all stop after the same step.
+        """
+        while self.done < self.length:
+            losses, stop = self.step(self.done)
+            report(self.done, losses)
+            if stop and self.done < self.length:
+                raise KeyboardInterrupt
+
+    def step(self, index: int) -> tuple[StepLosses, bool]:
+        """One optimiser step on the batch of that index: its losses, and whether a process was asked to stop."""
+        items = self.batches.items(index, self.slots)
         self.optimiser.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
-        self._clip_blends()
-        rates = (self.config.vision_rate, self.config.text_rate)
-        for group, rate in zip(self.optimiser.param_groups, rates, strict=True):
-            group["lr"] = rate * rate_factor(self.config, index)
-        self.optimiser.step()
-        self._average(index)
-        return StepLosses(total.item(), on_map.item(), on_class.item())
+        figures = self._gradients(items, self._words(index, items))
+        *losses, stop = self._summed(torch.cat([figures, figures.new_tensor([self.engine.interrupted])])).tolist()
+        with undivided():
+            self._update(index)
+            self.done = index + 1
+        return StepLosses(*losses), stop > 0
 
     def finish(self) -> None:
         """Put the averaged weights into the model, where the recipe averages."""
@@ -140,12 +146,15 @@ class Trainer:
             self.parameters[name].data.copy_(average)
 
     def state(self) -> dict[str, Tensor]:
-        """All that resuming needs, as named tensors: weights, averages, the optimiser's moments and the step."""
+        """All that resuming needs, as named tensors: weights, averages, moments, the gradients' scale and the step."""
         state = {f"weight.{n}": p.detach() for n, p in self.parameters.items()}
         state |= {f"average.{n}": a for n, a in self.averages.items()}
         for name, parameter in self.parameters.items():
             for key, value in self.optimiser.state.get(parameter, {}).items():
                 state[f"{key}.{name}"] = torch.as_tensor(value)
+        if self.scaler.is_enabled():
+            scaler = self.scaler.state_dict()
+            state |= {f"scaler.{key}": torch.tensor(scaler[key], dtype=torch.float64) for key in _SCALER}
         return state | {"done": torch.tensor(self.done)}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
@@ -155,6 +164,7 @@ class Trainer:
             CheckpointError: the state is of another model or recipe.
         """
         expected = {f"weight.{n}" for n in self.parameters} | {f"average.{n}" for n in self.averages} | {"done"}
+        expected |= {f"scaler.{key}" for key in _SCALER if self.scaler.is_enabled()}
         missing = sorted(expected - set(state))
         if missing:
             raise CheckpointError(f"the saved training state has no {missing[0]}; it is of another model or recipe")
@@ -163,19 +173,93 @@ class Trainer:
             parameter.data.copy_(state[f"weight.{name}"])
             if name in self.averages:
                 self.averages[name].copy_(state[f"average.{name}"])
-            keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}.{name}" in state]
-            if keys:
-                self.optimiser.state[parameter] = {key: state[f"{key}.{name}"].clone() for key in keys}
+            moments = {key: state[f"{key}.{name}"] for key in ("exp_avg", "exp_avg_sq") if f"{key}.{name}" in state}
+            if moments:
+                here = {key: moment.to(parameter.device, copy=True) for key, moment in moments.items()}
+                self.optimiser.state[parameter] = {"step": state[f"step.{name}"].clone(), **here}
+        if self.scaler.is_enabled():
+            scale, growth = (state[f"scaler.{key}"].item() for key in _SCALER)
+            self.scaler.load_state_dict(
+                {**self.scaler.state_dict(), "scale": float(scale), "_growth_tracker": int(growth)}
+            )
 
-    def _levels(self, images: Tensor) -> Levels:
-        """Levels of uint8 pictures; blocks before the first adapter keep nothing for a gradient."""
-        model = self.model
-        first = model.vision.depth // model.config.groups - 1
-        with torch.no_grad():
-            tokens = model.vision.embed(model.normalise(images))
-            for block in model.vision.blocks[:first]:
-                tokens = block(tokens)
-        return model.levels_from(tokens, start=first)
+    def _gradients(self, items: Sequence[Item], words: Sequence[str]) -> Tensor:
+        """Add this process's part of the gradients; its part of the three losses (3,).
+
+        Every loss is a mean over pictures, so that a part of a batch weighs as many pictures as it has. The text is
+        encoded once: its gradients are collected at its features over all parts, and then go through it once.
+        """
+        with self._autocast():
+            features = self.text(words).float()
+        parts = list(_parts(len(items), self.config.accumulate))
+        given = features if len(parts) == 1 else features.detach().requires_grad_()
+        losses = torch.zeros(3, device=self.engine.device)
+        for part in parts:
+            on_map, on_class = self._losses(items[part], given[part])
+            total, share = on_map + on_class, len(items[part]) / self.config.batch
+            self.scaler.scale(total * share).backward()  # type: ignore[no-untyped-call]
+            losses += share * torch.stack([total, on_map, on_class]).detach()
+        if given is not features:
+            features.backward(given.grad)  # type: ignore[no-untyped-call]
+        return losses
+
+    def _losses(self, items: Sequence[Item], features: Tensor) -> tuple[Tensor, Tensor]:
+        """Losses on map and classification, means over `items`, with their text features (B, N, 2, D)."""
+        levels = self._levels(items)  # first: a picture that is decoded here leaves its mask behind
+        masks = np.stack([item.mask() for item in items])
+        logits = self.model.map_logits(levels.segment, features, self.model.fusion_weights(levels.segment))
+        wanted, labels = (self._here(torch.from_numpy(array)) for array in (masks, labels_of(masks)))
+        on_map = map_loss(self.model.anomaly_map(logits, smooth=False), wanted.float())
+        return on_map, class_loss(self.model.class_logits(levels.detect, features), labels)
+
+    def _levels(self, items: Sequence[Item]) -> Levels:
+        """Levels of pictures, fp32; blocks before the first adapter keep nothing for a gradient."""
+        with self._autocast():
+            levels = self.model.levels_from(self.pictures(items), start=self.pictures.blocks)
+        return Levels(*(level.float() for level in levels))
+
+    def _autocast(self) -> torch.autocast:
+        kind = DTYPES[self.config.precision]
+        return torch.autocast(self.engine.device.type, dtype=kind, enabled=kind != torch.float32)
+
+    def _here(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.engine.device, non_blocking=True)
+
+    def _summed(self, figures: Tensor) -> Tensor:
+        """Add up gradients and `figures` over the processes, in one exchange; the figures' sum."""
+        if self.engine.count == 1:
+            return figures
+        gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
+        summed = self.engine.sum(torch.cat([*(gradient.flatten() for gradient in gradients), figures]))
+        *flat, figures = torch.split(summed, [*(gradient.numel() for gradient in gradients), len(figures)])
+        for gradient, values in zip(gradients, flat, strict=True):
+            gradient.copy_(values.view_as(gradient))
+        return figures
+
+    def _update(self, index: int) -> None:
+        """Step the optimiser with the gradients that are there; scaled ones that overflowed are left out by it."""
+        self.scaler.unscale_(self.optimiser)
+        self._clip_blends()
+        rates = (self.config.vision_rate, self.config.text_rate)
+        for group, rate in zip(self.optimiser.param_groups, rates, strict=True):
+            group["lr"] = rate * rate_factor(self.config, index)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        self._average(index)
+
+    def _words(self, index: int, items: Sequence[Item]) -> list[str]:
+        """What the prompts call this process's pictures."""
+        return self._describe(index, self._categories(items))[self.slots.start : self.slots.stop]
+
+    def _categories(self, items: Sequence[Item]) -> list[str]:
+        """Categories of the whole batch: the words of a picture are drawn after those of the pictures before it."""
+        own = [item.category for item in items]
+        if self.engine.count == 1:
+            return own
+        known = self.batches.categories
+        numbers = torch.zeros(self.config.batch, dtype=torch.int64)
+        numbers[self.slots.start : self.slots.stop] = torch.tensor([known.index(category) for category in own])
+        return [known[number] for number in self.engine.sum(self._here(numbers)).tolist()]
 
     def _describe(self, index: int, categories: Iterable[str]) -> list[str]:
         generator = np.random.default_rng((self.config.seed, index))
@@ -200,6 +284,9 @@ class Trainer:
             average.lerp_(self.parameters[name], 1 - decay)
 
 
+_SCALER = ("scale", "_growth_tracker")  # of GradScaler's state, what changes during a run
+
+
 def rate_factor(config: TrainConfig, index: int) -> float:
     """Multiplier of the learning rates at step `index`.
 
@@ -207,8 +294,15 @@ def rate_factor(config: TrainConfig, index: int) -> float:
     (1.0, 0.81)
     """
     if config.schedule == "epochs":
-        return config.decay ** (index * config.epochs // config.steps)
-    warm = max(1, config.steps // 20)
+        return config.decay ** (index * config.epochs // config.length)
+    warm = max(1, config.length // 20)
     if index < warm:
         return (index + 1) / warm
-    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (index - warm) / max(1, config.steps - warm)))
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (index - warm) / max(1, config.length - warm)))
+
+
+def _parts(count: int, parts: int) -> Iterator[slice]:
+    """`count` things in at most `parts` parts, none empty, as equal as can be."""
+    parts = min(parts, count)
+    for part in range(parts):
+        yield slice(part * count // parts, (part + 1) * count // parts)

@@ -1,8 +1,11 @@
 """A training run on disk: what it was asked, its state for resuming, and the checkpoint it leaves.
 
 While a run is unfinished its state lies beside the checkpoint, in `<checkpoint>.training`: `run.json` says what was
-asked, `state.safetensors` holds weights, moments and the step. Both are replaced whole, so that an interruption leaves
-the last saved step.
+asked, `state.safetensors` holds weights, moments and the step, `curve.csv` the losses so far. The first two are
+replaced whole, so that an interruption leaves the last saved step. The checkpoint holds the curve too, and
+`train.json`, the settings in the form that `--config` reads.
+
+Of several processes each trains, and the first one writes.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -19,11 +23,16 @@ from typing import Any
 from acd_edge.checkpoint import check_target, save_checkpoint
 from acd_edge.config import ModelConfig
 from acd_edge.data.samples import Sample
-from acd_edge.errors import CheckpointError
+from acd_edge.errors import CheckpointError, OutputError
 from acd_edge.train.config import TrainConfig
+from acd_edge.train.curve import CsvCurve, TensorBoardCurve
+from acd_edge.train.engine import DeviceName, Engine, open_engine
 from acd_edge.train.loop import StepLosses, Trainer
+from acd_edge.train.stem import Room, store_for
 
+Report = Callable[[int, StepLosses], None]
 SAVE_EVERY = 50  # steps between two saved states
+CURVE, SETTINGS = "curve.csv", "train.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +44,8 @@ class TrainRun:
         recipe: how.
         data: folders and lists of the pictures, as given.
         words: category -> phrases for the prompts.
+
+    The recipe's number of steps is known: see `TrainConfig.for_pictures`.
     """
 
     model: ModelConfig
@@ -44,8 +55,12 @@ class TrainRun:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
+        return {**self.settings(), "data": list(self.data)}
+
+    def settings(self) -> dict[str, Any]:
+        """All but the data, in the form of a settings file (`acd_edge.train.settings`)."""
         words = {category: list(phrases) for category, phrases in sorted(self.words.items())}
-        return {"model": self.model.to_dict(), "recipe": self.recipe.to_dict(), "data": list(self.data), "words": words}
+        return {"model": self.model.to_dict(), "recipe": self.recipe.to_dict(), "words": words}
 
 
 class RunFolder:
@@ -58,6 +73,18 @@ class RunFolder:
     def exists(self) -> bool:
         """Whether a run was left unfinished."""
         return (self.path / "state.safetensors").is_file()
+
+    def check(self, *, resume: bool, force: bool) -> None:
+        """Refuse to start anew over an unfinished run; with `force` it is forgotten.
+
+        Raises:
+            OutputError: there is one, and neither flag was given.
+        """
+        if resume or not self.exists:
+            return
+        if not force:
+            raise OutputError(f"{self.path} holds an unfinished run; go on with --resume, or forget it with --force")
+        self.remove()
 
     def save(self, run: TrainRun, trainer: Trainer) -> None:
         """Replace the saved state by the trainer's."""
@@ -102,7 +129,10 @@ def train(
     trust: bool = False,
     resume: bool = False,
     force: bool = False,
-    report: Callable[[int, StepLosses], None] = lambda done, losses: None,
+    device: DeviceName = "auto",
+    room: Room | None = None,
+    tensorboard: Path | None = None,
+    report: Report = lambda done, losses: None,
 ) -> None:
     """Train and write the checkpoint; Ctrl-C writes a usable one of the steps done, and the state to resume from.
 
@@ -112,37 +142,74 @@ def train(
         checkpoint: the folder to write.
         clip_weights, trust: as `build_model`.
         resume: go on with the state that an unfinished run left beside the checkpoint.
-        force: replace a checkpoint that is there.
-        report: called after each step.
+        force: replace a checkpoint that is there, and forget an unfinished run.
+        device: where to compute; `auto` takes a GPU where there is one.
+        room: where stems of pictures that come again are kept; 2 GiB of memory unless given.
+        tensorboard: folder for TensorBoard's event files.
+        report: called after each step, in the first process.
 
     Raises:
-        OutputError: the checkpoint exists and `force` was not given.
+        OutputError: the checkpoint exists, or an unfinished run, and `force` was not given.
         CheckpointError: there is no state to resume from, or it is of another run.
+        DeviceError: the device is not there.
+        MissingExtra: TensorBoard, or accelerate for several processes, is not installed.
     """
     folder = RunFolder(checkpoint)
     check_target(checkpoint, force=force or resume)
-    trainer = new_trainer(run, samples, clip_weights=clip_weights, trust=trust)
-    if resume:
-        folder.load(run, trainer)
+    folder.check(resume=resume, force=force)
+    with ExitStack() as opened:
+        engine = opened.enter_context(open_engine(device))
+        trainer = new_trainer(run, samples, clip_weights=clip_weights, trust=trust, engine=engine, room=room)
+        if resume:
+            folder.load(run, trainer)
+        if engine.rank:
+            trainer.run(lambda done, losses: None)
+            return
+        reports: list[Report] = [opened.enter_context(closing(CsvCurve(folder.path / CURVE, run.recipe, trainer.done)))]
+        if tensorboard:
+            reports.append(opened.enter_context(closing(TensorBoardCurve(tensorboard, run.recipe, trainer.done))))
+        _run(run, samples, trainer, checkpoint, [*reports, report], force=force or resume)
+
+
+def _run(
+    run: TrainRun,
+    samples: Sequence[Sample],
+    trainer: Trainer,
+    checkpoint: Path,
+    reports: Sequence[Report],
+    *,
+    force: bool,
+) -> None:
+    """Train in the process that writes."""
+    folder = RunFolder(checkpoint)
 
     def after_step(done: int, losses: StepLosses) -> None:
-        if done % SAVE_EVERY == 0 and done < run.recipe.steps:
+        curve, *others = reports
+        curve(done, losses)  # before the state: a saved step has its row
+        if done % SAVE_EVERY == 0 and done < run.recipe.length:
             folder.save(run, trainer)
-        report(done, losses)
+        for report in others:
+            report(done, losses)
 
     try:
         trainer.run(after_step)
     except KeyboardInterrupt:
         if trainer.done:
             folder.save(run, trainer)
-            _write(run, samples, trainer, checkpoint, force=force or resume)
+            _write(run, samples, trainer, checkpoint, force=force)
         raise
-    _write(run, samples, trainer, checkpoint, force=force or resume)
+    _write(run, samples, trainer, checkpoint, force=force)
     folder.remove()
 
 
 def new_trainer(
-    run: TrainRun, samples: Sequence[Sample], *, clip_weights: Path | None = None, trust: bool = False
+    run: TrainRun,
+    samples: Sequence[Sample],
+    *,
+    clip_weights: Path | None = None,
+    trust: bool = False,
+    engine: Engine | None = None,
+    room: Room | None = None,
 ) -> Trainer:
     """A trainer before its first step; the seed decides its weights and its batches. Raises as `build_model`."""
     import torch
@@ -164,8 +231,11 @@ def new_trainer(
         spoiled=recipe.spoiled,
         generic=recipe.generic,
         augment=recipe.augment,
+        style=recipe.augmentation,
+        order=recipe.order,
     )
-    return Trainer(model, tokenizer_for(run.model), batches, recipe, run.words)
+    store = None if recipe.augment else store_for(model, recipe.cache, len(samples), room or Room())
+    return Trainer(model, tokenizer_for(run.model), batches, recipe, run.words, engine=engine, store=store)
 
 
 def _write(run: TrainRun, samples: Sequence[Sample], trainer: Trainer, checkpoint: Path, *, force: bool) -> None:
@@ -179,7 +249,11 @@ def _write(run: TrainRun, samples: Sequence[Sample], trainer: Trainer, checkpoin
         "words": asked["words"],
         "tools": {name: version(name) for name in ("acd-edge", "torch", "numpy")},
     }
-    save_checkpoint(checkpoint, trainer.model, training=training, force=force)
+    texts = {
+        SETTINGS: json.dumps(run.settings(), indent=2) + "\n",
+        CURVE: (RunFolder(checkpoint).path / CURVE).read_text(encoding="utf-8"),
+    }
+    save_checkpoint(checkpoint, trainer.model, training=training, force=force, texts=texts)
 
 
 def _first_difference(left: Any, right: Any, name: str = "") -> str:
