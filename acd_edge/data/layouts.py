@@ -98,26 +98,34 @@ def find(folder: Path, *steps: str) -> Path | None:
 
 
 class Masks:
-    """The mask files of one folder, by the stem of their picture: `<stem>_mask.<any>` or `<stem>.<any>`."""
+    """The mask files of one folder, by the stem of their picture: `<stem>_mask.<any>` or `<stem>.<any>`.
 
-    def __init__(self, folder: Path, *, usual: str = "{stem}.png") -> None:
-        self._folder, self._usual = folder, usual
-        self._files = {path.stem: path for path in reversed(pictures(folder))} if folder.is_dir() else {}
+    Args:
+        folder: where they lie; it may be missing.
+        usual: the name of a mask where the folder has none to go by.
+        advice: what else to do about a missing one.
+    """
+
+    def __init__(self, folder: Path, *, usual: str = "{stem}.png", advice: str = "move the picture away") -> None:
+        found = pictures(folder) if folder.is_dir() else []
+        self._folder, self._advice = folder, advice
+        self._usual = _named_like(found[0]) if found else usual
+        self._files = {path.stem: path for path in reversed(found)}
 
     def of(self, image: Path, report: Report) -> Path | None:
         """The picture's mask; a missing one is reported."""
         found = self._files.get(f"{image.stem}_mask") or self._files.get(image.stem)
         if found is None:
-            mask = self._folder / self._usual.format(stem=image.stem)
-            report(Finding(kind="missing mask", path=mask, message=_no_mask(image, mask)))
+            report(_missing(image, self._folder / self._usual.format(stem=image.stem), self._advice))
         return found
 
 
-def _no_mask(image: Path, mask: Path) -> str:
-    return (
-        f"{image} has no mask {mask}; add it, or move the picture away "
-        "(a whole folder of masks may be absent in MVTec's layout: then there are no pixel figures)"
-    )
+def _named_like(mask: Path) -> str:
+    return f"{{stem}}_mask{mask.suffix}" if mask.stem.endswith("_mask") else f"{{stem}}{mask.suffix}"
+
+
+def _missing(image: Path, mask: Path, advice: str = "move the picture away") -> Finding:
+    return Finding(kind="missing mask", path=mask, message=f"{image} has no mask {mask}; add it, or {advice}")
 
 
 def _listed(folder: Path, report: Report) -> list[Path]:
@@ -129,6 +137,8 @@ def _listed(folder: Path, report: Report) -> list[Path]:
 
 
 # MVTec-AD, MPDD, BTAD, and whatever else lies like them -------------------------------------------------------------
+
+_WITHOUT = "remove the whole ground_truth/ to go without masks"
 
 
 def is_category(folder: Path) -> bool:
@@ -161,7 +171,7 @@ def _mvtec_part(base: Path, folder: str, part: Part, category: str, report: Repo
     if not kinds:
         report(Finding(kind="empty class", path=base / folder, message=f"{base / folder} holds no class folder"))
     for kind in kinds:
-        masks = Masks(truth / kind.name, usual="{stem}_mask.png")
+        masks = Masks(truth / kind.name, usual="{stem}_mask.png", advice=_WITHOUT)
         for image in _listed(kind, report):
             if kind.name in GOOD:
                 yield Sample(image=image, mask=None, label=0, category=category, part=part)
@@ -214,7 +224,7 @@ def _visa_sample(root: Path, row: Mapping[str, str], part: Part, label: int, rep
     mask = root / row["mask"] if label else None
     if label and (not row["mask"] or not (root / row["mask"]).is_file()):
         mask = root / (row["mask"] or row["image"].replace("Images", "Masks"))
-        report(Finding(kind="missing mask", path=mask, message=_no_mask(image, mask)))
+        report(_missing(image, mask))
         mask = None
     yield Sample(image=image, mask=mask, label=label, category=row["object"], part=part)
 
@@ -350,8 +360,7 @@ def _list_posneg(root: Path, parts: frozenset[Part], report: Report) -> Iterator
         for image in (path for path in found if path.suffix.lower() != ".png"):
             mask = masks.get(image.stem) if label else None
             if label and not mask:
-                wanted = image.with_suffix(".png")
-                report(Finding(kind="missing mask", path=wanted, message=_no_mask(image, wanted)))
+                report(_missing(image, image.with_suffix(".png")))
             yield Sample(image=image, mask=mask, label=label, category="")
 
 

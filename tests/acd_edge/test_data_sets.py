@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from acd_edge.data import Sample, load_data
-from acd_edge.data.sets import DATA_SETS, canonical_name, domain_of, metrics_of, open_data, words_of
+from acd_edge.data.sets import DATA_SETS, DataSet, canonical_name, domain_of, metrics_of, open_data, words_of
 from acd_edge.errors import ConfigError, DataError
 from tests.picture_trees import write_category
 from tests.published_trees import PUBLISHED, mvtec_category, write_mvtec_ad, write_polyps, write_visa
+from tests.tree import ROOT
 
 TITLES = {  # the paper's Table 1
     *("MVTec-AD", "BTAD", "MPDD", "RSDD", "VisA"),
@@ -35,6 +36,16 @@ def counts(samples: list[Sample]) -> dict[tuple[str, str, int], int]:
 def test_every_set_of_the_papers_table_is_known() -> None:
     assert {known.title for known in DATA_SETS.values()} == TITLES
     assert {name for name, _, _ in PUBLISHED.values()} == set(DATA_SETS)
+
+
+@pytest.mark.parametrize("known", DATA_SETS.values(), ids=list(DATA_SETS))
+def test_the_manual_has_each_set_with_its_words(known: DataSet) -> None:
+    row = next(line for line in (ROOT / "docs" / "data.md").read_text().splitlines() if f"| `{known.name}` |" in line)
+    assert row.startswith(f"| {known.title}")
+    assert f"| {known.domain} |" in row
+    ours = {words for category, words in known.words.items() if words != category.replace("_", " ")}
+    assert all(f"`{words}`" in row for words in ours)
+    assert row.endswith("| pixel |") == (not known.has_good)
 
 
 def test_folder_tells_set_and_layout(published: tuple[Path, str, str]) -> None:
