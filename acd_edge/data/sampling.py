@@ -15,7 +15,7 @@ from acd_edge.data import augment, augment_authors
 from acd_edge.data.samples import Bytes, Sample, categories_of, nearest, read_full, read_sample
 from acd_edge.data.shapes import Rng, cv2
 from acd_edge.data.synthetic import add_defect
-from acd_edge.data.textures import make_texture
+from acd_edge.data.textures import before_backdrop, make_texture
 from acd_edge.errors import ConfigError, DataError
 from acd_edge.runtime.preprocess import resize
 
@@ -35,6 +35,7 @@ class Mix:
         synthetic: a good picture, with a synthetic defect in `spoiled` of the cases.
         textures: a made texture or object, with a synthetic defect in `spoiled` of the cases.
         spoiled: see there.
+        backdrop: share of those two that are cut out and set before a backdrop first.
         generic: the category is given as `object`, so that a model also answers to names that it has never read.
 
     What remains is real: good or defective by an even draw, then a category that has such pictures by an even draw.
@@ -43,10 +44,11 @@ class Mix:
     synthetic: float = 0.3
     textures: float = 0.1
     spoiled: float = 1.0
+    backdrop: float = 0.0
     generic: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in ("synthetic", "textures", "spoiled", "generic"):
+        for name in ("synthetic", "textures", "spoiled", "backdrop", "generic"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} must be a share between 0 and 1, got {getattr(self, name)}")
         if self.synthetic + self.textures > 1:
@@ -79,7 +81,7 @@ class Batches:
         size: side S of the pictures in a batch.
         batch: pictures in a batch.
         seed: with the step it decides everything.
-        synthetic, textures, spoiled, generic: see `Mix`.
+        synthetic, textures, spoiled, backdrop, generic: see `Mix`.
         augment: crop, turn, recolour and degrade; off, pictures come as `read_sample` gives them.
         style: of what `augment` does; `authors` is the way of the authors' code.
         order: `balanced` draws real pictures as `Mix` says; `shuffled` goes through all of them, each once, in a new
@@ -100,6 +102,7 @@ class Batches:
         synthetic: float = 0.3,
         textures: float = 0.1,
         spoiled: float = 1.0,
+        backdrop: float = 0.0,
         generic: float = 0.1,
         augment: bool = True,
         style: Style = "ours",
@@ -108,7 +111,7 @@ class Batches:
     ) -> None:
         self.size, self.size_of_batch, self.seed = size, batch, seed
         self.augment, self.style = augment, style
-        self.mix = Mix(synthetic=synthetic, textures=textures, spoiled=spoiled, generic=generic)
+        self.mix = Mix(synthetic=synthetic, textures=textures, spoiled=spoiled, backdrop=backdrop, generic=generic)
         self._groups = _by_category_and_label(samples)
         self._by_label = [found for label in (0, 1) if (found := _with_label(self._groups, label))]
         self._good = _with_label(self._groups, 0)
@@ -156,6 +159,8 @@ class Batches:
             mask = np.zeros(image.shape[:2], np.uint8)
         else:
             image, mask = self._read(rng, sample)
+        if origin != "real" and self.mix.backdrop and rng.random() < self.mix.backdrop:
+            image = before_backdrop(rng, image)
         if origin != "real" and rng.random() < self.mix.spoiled:
             image, mask = self._spoil(rng, image)
         if self.augment and self.style == "ours":

@@ -40,6 +40,7 @@ class TrainConfig:
         synthetic: share of pictures that are good ones for synthetic defects.
         textures: share of procedural pictures, for the same.
         spoiled: share of those two that get a synthetic defect.
+        backdrop: share of those two that are cut out and set before a backdrop first.
         augment: flips, crops, colours.
         augmentation: whose: `ours`, or the authors' (`acd_edge.data.augment_authors`).
         generic: share of pictures described as `object` or by a random noun instead of by their product's words.
@@ -66,6 +67,7 @@ class TrainConfig:
     synthetic: float = 0.3
     textures: float = 0.1
     spoiled: float = 0.75
+    backdrop: float = 0.0
     augment: bool = True
     augmentation: Literal["ours", "authors"] = "ours"
     generic: float = 0.25
@@ -81,7 +83,7 @@ class TrainConfig:
                 continue
             if not _is_whole(value) or value < 1:
                 raise ConfigError(f"{name} must be a whole number above zero, got {value!r}")
-        for name in ("synthetic", "textures", "spoiled", "generic", "average"):
+        for name in ("synthetic", "textures", "spoiled", "backdrop", "generic", "average"):
             if not _is_number(value := getattr(self, name)) or not 0 <= value <= 1:
                 raise ConfigError(f"{name} is a share between 0 and 1, got {value!r}")
         for name in ("vision_rate", "text_rate", "decay", "weight_decay", "blend_clip"):

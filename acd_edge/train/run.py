@@ -229,6 +229,7 @@ def new_trainer(
         synthetic=recipe.synthetic,
         textures=recipe.textures,
         spoiled=recipe.spoiled,
+        backdrop=recipe.backdrop,
         generic=recipe.generic,
         augment=recipe.augment,
         style=recipe.augmentation,

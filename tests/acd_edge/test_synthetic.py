@@ -13,7 +13,7 @@ from acd_edge.data import augment as changes
 from acd_edge.data.sampling import GENERIC, Batches
 from acd_edge.data.shapes import foreground
 from acd_edge.data.synthetic import DEFECTS, add_defect
-from acd_edge.data.textures import TEXTURES, make_texture
+from acd_edge.data.textures import TEXTURES, before_backdrop, make_texture
 from acd_edge.errors import ConfigError, DataError
 from tests.picture_trees import write_category, write_defect
 
@@ -139,6 +139,28 @@ def test_without_augmentation_pictures_are_read_as_they_are(samples: list[Sample
     assert {(image.tobytes(), name) for image, name in zip(images, names, strict=True)} <= known
     assert 0.25 < labels.mean() < 0.75  # good and defective by an even draw, though six of nine are defective
     assert {"nut", "plate"} == set(names)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_body_stands_before_an_even_backdrop(seed: int) -> None:
+    noise = np.random.default_rng(seed).integers(60, 200, (112, 112, 3), dtype=np.uint8)
+    cut = before_backdrop(np.random.default_rng(seed), noise)
+    kept = (cut == noise).all(axis=2)
+    assert 0.03 < kept.mean() < 0.9
+    backdrop = cut[~kept].astype(float)
+    assert np.abs(backdrop - np.median(backdrop, axis=0)).mean() < 22  # soft edges count; the noise itself has 35
+
+
+def test_backdrops_come_as_often_as_asked(samples: list[Sample]) -> None:
+    def pictures(backdrop: float) -> npt.NDArray[np.uint8]:
+        return Batches(
+            samples, size=56, batch=24, seed=3, synthetic=1, textures=0, spoiled=0, backdrop=backdrop, augment=False
+        ).batch(0)[0]
+
+    plain, some, every = pictures(0), pictures(0.5), pictures(1)
+    changed = [(plain != other).any(axis=(1, 2, 3)).mean() for other in (some, every)]
+    assert 0.2 < changed[0] < 0.8
+    assert changed[1] == 1
 
 
 @pytest.mark.parametrize(("share", "defective"), [({"synthetic": 1.0, "textures": 0.0}, 1.0), ({}, None)])
