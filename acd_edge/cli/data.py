@@ -76,17 +76,19 @@ class Progress:
 
     Args:
         what: what is counted.
+        at_end: say at the end how many there were, however short it took.
         every_s: seconds between two lines.
     """
 
-    def __init__(self, what: str, every_s: float = 5.0) -> None:
-        self._what, self._every_s, self._began = what, every_s, time.monotonic()
+    def __init__(self, what: str, *, at_end: bool = True, every_s: float = 5.0) -> None:
+        self._what, self._at_end, self._every_s = what, at_end, every_s
+        self._began = time.monotonic()
         self._next = self._began + every_s
 
     def __call__(self, done: int, total: int) -> None:
         """Tell how far it is, when it is time to."""
         now = time.monotonic()
-        if done < total and now < self._next:
+        if now < self._next and not (self._at_end and done == total):
             return
         self._next = now + self._every_s
         left = (now - self._began) * (total - done) / max(done, 1)

@@ -11,11 +11,11 @@ import hashlib
 import json
 import re
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from acd_edge.data.reading import Sample
 from acd_edge.data.sets import canonical_name, categories_by_name, plain, words_of
@@ -39,6 +39,8 @@ _KEYS = ("data_sets", "products", "pictures")
 _CHUNK = 1 << 20  # bytes read at once
 _WORKERS = 4  # hashing leaves the interpreter's lock, and a disk answers several at once
 _NO_PRODUCT = frozenset({"object"})  # what every unnamed product is called
+
+_Digest = TypeVar("_Digest", bytes, "bytes | None")
 
 Progress = Callable[[int, int], None]
 """Called with pictures done and pictures in all."""
@@ -113,7 +115,7 @@ def training_record(
     return TrainingRecord(
         data_sets=tuple(dict.fromkeys(sample.data_set for sample in samples if sample.data_set)),
         products=tuple(dict.fromkeys(plain(phrase) for phrase in phrases)),
-        pictures=frozenset(_digests([sample.image for sample in samples], progress)),
+        pictures=frozenset(_digests([sample.image for sample in samples], progress, picture_digest)),
     )
 
 
@@ -173,7 +175,7 @@ def guard(
         DataError: pictures were trained on; the first one and their number are named.
     """
     if record.pictures:
-        digests = _digests([sample.image for sample in samples], progress)
+        digests = _digests([sample.image for sample in samples], progress, _digest_if_readable)
         met = [sample.image for sample, digest in zip(samples, digests, strict=True) if digest in record.pictures]
         if met:
             raise DataError(
@@ -206,15 +208,24 @@ def _product(name: str) -> str:
     return re.sub(r"^(a|an|the) ", "", bare) if re.search(r"[^\W\d]", bare) else "object"
 
 
-def _digests(paths: Sequence[Path], progress: Progress) -> list[bytes]:
-    with ThreadPoolExecutor(max_workers=_WORKERS) as pool:
-        return list(_counted(pool.map(picture_digest, paths), len(paths), progress))
+def _digests(paths: Sequence[Path], progress: Progress, digest: Callable[[Path], _Digest]) -> list[_Digest]:
+    found: list[_Digest] = []
+    pool = ThreadPoolExecutor(max_workers=_WORKERS)
+    try:
+        for each in pool.map(digest, paths):
+            found.append(each)
+            progress(len(found), len(paths))
+    finally:
+        pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for the rest
+    return found
 
 
-def _counted(digests: Iterable[bytes], total: int, progress: Progress) -> Iterator[bytes]:
-    for done, digest in enumerate(digests, 1):
-        yield digest
-        progress(done, total)
+def _digest_if_readable(path: Path) -> bytes | None:
+    """None where the evaluation itself will say that the file cannot be read."""
+    try:
+        return picture_digest(path)
+    except DataError:
+        return None
 
 
 def _by_names(data_sets: object, words: Mapping[str, Any]) -> TrainingRecord:

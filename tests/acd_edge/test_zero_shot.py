@@ -219,6 +219,14 @@ def test_a_record_that_does_not_fit_is_named(text: str, message: str, tmp_path: 
     assert RECORD_FILE in str(caught.value)
 
 
+def test_an_unreadable_picture_is_left_to_the_evaluation(trained: Path, tmp_path: Path) -> None:
+    samples = load_data([write_visa(tmp_path / "VisA")])
+    samples[0].image.unlink()
+    assert guard(samples, record_of(trained)) == {}
+    with pytest.raises(DataError, match="cannot read"):
+        training_record(samples)
+
+
 def test_an_unreadable_picture_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"cannot read .*gone.png"):
         picture_digest(tmp_path / "gone.png")
