@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import sys
+import threading
 from collections.abc import Mapping
 from importlib import import_module
 from types import MappingProxyType
@@ -113,5 +115,17 @@ def cli(verbose: int) -> None:
 def main() -> NoReturn:
     """Run the command that the arguments name, and leave with its exit status."""
     leave_at_once()
-    cli(prog_name="acd-edge")
+    try:
+        cli(prog_name="acd-edge")
+    except SystemExit as end:
+        _leave_stuck_threads(end.code)
+        raise
     raise AssertionError("click leaves by itself")
+
+
+def _leave_stuck_threads(code: object) -> None:
+    """Leave without waking a thread that is inside a C++ library, such as OpenCV's: Python's own way aborts there."""
+    if any(thread.daemon for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else 1)

@@ -17,6 +17,7 @@ from acd_edge.runtime.sources.base import Frame
 _STREAM = re.compile(r"(rtsp|rtsps|rtmp|http|https|udp|tcp|srt)://", re.IGNORECASE)
 _SECRET = re.compile(r"(?<=//)[^/@]*@")
 _POLL = 0.2  # seconds; a wait of this length lets Ctrl-C through everywhere
+_LAST_WAIT = 2.0  # seconds for the reading thread to end by itself, which a silent camera does not let it
 logger = logging.getLogger(__name__)
 
 
@@ -68,6 +69,9 @@ class LiveSource:
                 yield self._take()
         finally:
             self._stop.set()
+            thread.join(_LAST_WAIT)
+            self.dropped += self._newest is not None
+            self._newest = None
             logger.info("%s: stopped", self.name)
 
     def _take(self) -> Frame:
@@ -133,17 +137,22 @@ def open_capture(target: str, timeout: float) -> Any:
         capture = cv2.VideoCapture(where, cv2.CAP_V4L2) if hasattr(cv2, "CAP_V4L2") else cv2.VideoCapture(where)
         hint = "see which there are: ls /dev/video*"
     else:
-        wait_ms = int(timeout * 1000)
-        limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, wait_ms, cv2.CAP_PROP_READ_TIMEOUT_MSEC, wait_ms]
-        capture = cv2.VideoCapture(target, cv2.CAP_FFMPEG, limits)
-        if not capture.isOpened():
-            capture = cv2.VideoCapture(target)  # an OpenCV without FFmpeg, such as JetPack's, takes GStreamer
+        capture = _open_stream(cv2, target, timeout)
         hint = "check the address, the network and the password"
     if not capture.isOpened():
         name = f"camera {target}" if target.isdecimal() else _SECRET.sub("", target)
         raise SourceError(f"{name} cannot be opened; {hint}")
     capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
     return capture
+
+
+def _open_stream(cv2: Any, target: str, timeout: float) -> Any:
+    """FFmpeg, which keeps to time limits; GStreamer where OpenCV was built without FFmpeg, as JetPack's is."""
+    if cv2.CAP_FFMPEG not in cv2.videoio_registry.getStreamBackends():
+        return cv2.VideoCapture(target)
+    wait_ms = max(1, int(timeout * 1000))
+    limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, wait_ms, cv2.CAP_PROP_READ_TIMEOUT_MSEC, wait_ms]
+    return cv2.VideoCapture(target, cv2.CAP_FFMPEG, limits)
 
 
 def _decoded(capture: Any, stop: threading.Event) -> Iterator[Any]:
