@@ -185,8 +185,7 @@ def _mvtec_part(base: Path, folder: str, part: Part, category: str, report: Repo
 
 def _visa_root(folder: Path) -> Path:
     """The folder with the split file, also from within: one of its objects is a data set too."""
-    folder = folder.resolve()
-    return folder.parent if (folder / "Data" / "Images").is_dir() else folder
+    return folder.resolve().parent if (folder / "Data" / "Images").is_dir() else folder
 
 
 def _is_visa(folder: Path) -> bool:
@@ -195,7 +194,7 @@ def _is_visa(folder: Path) -> bool:
 
 def _list_visa(folder: Path, parts: frozenset[Part], report: Report) -> Iterator[Sample]:
     root = _visa_root(folder)
-    only = folder.resolve().name if root != folder.resolve() else None
+    only = None if root == folder else folder.resolve().name
     file = root / VISA_SPLIT
     seen: set[str] = set()
     for where, row in _visa_rows(file):
