@@ -1,21 +1,26 @@
-"""A plain evaluation: how well maps and scores tell defective from good, for a checkpoint and a bundle alike.
+"""How well maps and scores tell defective from good, for a checkpoint and a bundle alike.
 
-Pictures are stretched to the model's S x S and masks follow by nearest pixel; maps are compared there, never enlarged.
-The pixels of a category are pooled, and the mean is taken over the categories.
+Pictures are stretched to the model's S x S. Pixels are compared there, masks brought by nearest pixel, or at each
+picture's own size, maps enlarged as the runtime enlarges them. The pixels of a category are pooled, and the mean is
+taken over the categories.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from acd_edge.data.samples import Sample, categories_of, read_sample
+from acd_edge.ceiling import patch_ceiling
+from acd_edge.data.samples import Sample, categories_of, nearest, read_full
 from acd_edge.errors import ConfigError, DataError
-from acd_edge.metrics import EXACT_VALUES, Pool
+from acd_edge.exhibits import Showcase
+from acd_edge.metrics import EXACT_VALUES, Curve, Measure, Pool, Steps
+from acd_edge.results import At, CategoryReport, Evidence, Failure, Figures, Report, mean_of
+from acd_edge.runtime.detector import stretch_map
+from acd_edge.runtime.preprocess import DEFAULT_RESIZE, resize
 from acd_edge.runtime.prompts import DEFAULT_PROMPTS, PromptEnsemble, product_features
 
 if TYPE_CHECKING:
@@ -23,61 +28,38 @@ if TYPE_CHECKING:
     from acd_edge.model.tokenizers import Tokenize
     from acd_edge.runtime.detector import Detector
 
+__all__ = [
+    "CategoryReport",
+    "Figures",
+    "Listener",
+    "Predictor",
+    "Report",
+    "evaluate",
+    "predictor_from_detector",
+    "predictor_from_model",
+]
+
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 Predictor = Callable[[Bytes, str], tuple[Floats, float]]
 """Pixels uint8 RGB (S, S, 3) and the product's words -> abnormal probability (S, S) and the picture's score."""
-Progress = Callable[[int, int, str], None]
-"""Called with pictures done, pictures in all, and the category."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Figures:
-    """Areas under curves in 0 to 1; None where the data do not give one.
+class Listener(Protocol):
+    """Told what happens during an evaluation."""
 
-    Image figures need good and defective pictures; pixel figures need masks.
-    """
+    def picture(self, done: int, total: int, category: str) -> None:
+        """A picture is done with, measured or not: so many of all."""
 
-    pixel_auroc: float | None
-    pixel_ap: float | None
-    image_auroc: float | None
-    image_ap: float | None
+    def failure(self, failure: Failure) -> None:
+        """A picture could not be read."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class CategoryReport:
-    """Figures of one category.
-
-    Attributes:
-        words: what the prompts called the product.
-        good, defective: pictures.
-        figures: see `Figures`.
-        pixel_auroc_bound: how far `pixel_auroc` can be off; 0 unless there were too many pixels to keep each.
-    """
-
-    words: str
-    good: int
-    defective: int
-    figures: Figures
-    pixel_auroc_bound: float
+    def category(self, name: str, row: CategoryReport) -> None:
+        """The last picture of a category is done with."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """What `evaluate` found: the categories by name, and the mean over those that have a figure."""
-
-    size: int
-    categories: Mapping[str, CategoryReport]
-    mean: Figures
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; the figures stand beside the counts."""
-        rows = {name: asdict(row) for name, row in self.categories.items()}
-        return {
-            "size": self.size,
-            "categories": {name: {**row.pop("figures"), **row} for name, row in rows.items()},
-            "mean": asdict(self.mean),
-        }
+class _Deaf(Listener):
+    """Does nothing with it."""
 
 
 def evaluate(
@@ -86,21 +68,31 @@ def evaluate(
     *,
     size: int,
     words: Mapping[str, str] | None = None,
-    progress: Progress | None = None,
+    at: At = "model",
+    resize_rule: str = DEFAULT_RESIZE,
+    patch: int | None = None,
+    gallery: int | None = None,
+    not_zero_shot: Mapping[str, str] | None = None,
+    listener: Listener | None = None,
     exact_pixels: int = EXACT_VALUES,
 ) -> Report:
-    """Measure a predictor on labelled pictures.
+    """Measure a predictor on labelled pictures. A picture that cannot be read is listed and the others are measured.
 
     Args:
         predictor: see `Predictor`; `predictor_from_model` and `predictor_from_detector` make one.
         samples: of one or more categories, in any order.
         size: S.
         words: category -> the product's words; the category's name with spaces where it is not given.
-        progress: told after each picture.
+        at: compare pixels at S x S (`model`) or at each picture's own size (`native`).
+        resize_rule: of `acd_edge.runtime.preprocess`, how pictures come to S.
+        patch: measure the ceiling of patches of that side too (see `acd_edge.ceiling`).
+        gallery: keep evidence for a page, with so many pictures of each kind.
+        not_zero_shot: category -> why its figures do not count as zero-shot.
+        listener: told what happens.
         exact_pixels: pixels of a category that are kept; beyond them they are counted in bins.
 
     Raises:
-        DataError: there is no picture, or one cannot be read.
+        DataError: there is no picture, or none can be read.
         ConfigError: `words` names a category that the data do not have.
     """
     names = categories_of(samples)
@@ -108,62 +100,108 @@ def evaluate(
         raise DataError("there is no picture to evaluate")
     if strange := sorted(set(words or {}) - set(names)):
         raise ConfigError(f"--product {', '.join(strange)} is no category of the data; they have {', '.join(names)}")
+    listener = listener or _Deaf()
     rows: dict[str, CategoryReport] = {}
+    failed: list[Failure] = []
     done = 0
     for name in names:
         called = (words or {}).get(name) or name.replace("_", " ")
-        ours = [sample for sample in samples if sample.category == name]
-        tally = _Tally(predictor, called, size, exact_pixels)
-        for sample in ours:
-            tally.add(sample)
+        tally = _Tally(size, at=at, patch=patch, gallery=gallery, exact_pixels=exact_pixels)
+        for sample in (sample for sample in samples if sample.category == name):
+            try:
+                picture, mask = read_full(sample)
+            except DataError as error:
+                failed.append(Failure(str(sample.image), str(error)))
+                listener.failure(failed[-1])
+            else:
+                tally.add(sample, mask, *predictor(resize(picture, size, resize_rule), called))
             done += 1
-            if progress:
-                progress(done, len(samples), name)
-        rows[name] = tally.report()
-    return Report(size=size, categories=rows, mean=_mean(row.figures for row in rows.values()))
+            listener.picture(done, len(samples), name)
+        rows[name] = tally.report(called, (not_zero_shot or {}).get(name))
+        listener.category(name, rows[name])
+    if len(failed) == len(samples):
+        raise DataError(f"none of the {len(samples)} pictures could be measured; the first: {failed[0].reason}")
+    mean = mean_of(row.figures for row in rows.values())
+    return Report(size=size, at=at, patch=patch, categories=rows, mean=mean, failed=tuple(failed))
 
 
 class _Tally:
     """What one category gathers."""
 
-    def __init__(self, predictor: Predictor, words: str, size: int, exact_pixels: int) -> None:
-        self._predictor, self._words, self._size = predictor, words, size
-        self._pixels, self._images = Pool(exact_pixels), Pool()
-        self._labels: list[int] = []
+    def __init__(self, size: int, *, at: At, patch: int | None, gallery: int | None, exact_pixels: int) -> None:
+        self._size, self._at, self._patch = size, at, patch
+        self._pixels, self._ceiling = Pool(exact_pixels), Pool(exact_pixels)
+        self._scores: tuple[list[float], list[float]] = ([], [])
+        self._vanished = 0
+        self._showcase = None if gallery is None else Showcase(gallery)
 
-    def add(self, sample: Sample) -> None:
-        pixels, mask = read_sample(sample, self._size)
-        anomaly_map, score = self._predictor(pixels, self._words)
+    def add(self, sample: Sample, mask: Bytes, anomaly_map: Floats, score: float) -> None:
+        """Count a picture; `mask` (H, W) is of the picture's own size."""
+        if not (np.isfinite(score) and np.isfinite(anomaly_map).all()):
+            raise DataError(f"{sample.image}: the model's map or score is not finite; these weights cannot be measured")
+        self._scores[sample.label].append(score)
+        small = nearest(mask, (self._size, self._size))
         if sample.has_mask:
-            self._pixels.add(anomaly_map, mask)
-        self._images.add(np.array([score]), np.array([sample.label]))
-        self._labels.append(sample.label)
+            self._vanished += self._at == "model" and bool(sample.label) and not small.any()
+            truth = mask if self._at == "native" else small
+            self._pixels.add_map(self._placed(anomaly_map, truth), truth)
+            if self._patch is not None:
+                self._ceiling.add(self._placed(patch_ceiling(small, self._patch), truth), truth)
+        if self._showcase is not None:
+            self._showcase.offer(sample, anomaly_map, score, small if sample.has_mask else None)
 
-    def report(self) -> CategoryReport:
-        defective = sum(self._labels)
-        figures = Figures(
-            pixel_auroc=self._pixels.auroc(),
-            pixel_ap=self._pixels.average_precision(),
-            image_auroc=self._images.auroc(),
-            image_ap=self._images.average_precision(),
-        )
+    def report(self, words: str, not_zero_shot: str | None) -> CategoryReport:
+        """Figures of what was counted."""
+        good, defective = self._scores
+        images = Pool()
+        images.add(np.array([*good, *defective]), np.repeat([0, 1], [len(good), len(defective)]))
+        of_pixels, of_images, ceiling = self._pixels.steps(), images.steps(), self._ceiling.steps()
+        on_pixels = {f"pixel_{name}": measure for name, measure in _measures(of_pixels, pixels=True).items()}
+        on_pixels["pixel_ap_ceiling"] = None if ceiling is None else ceiling.average_precision()
+        on_images = {f"image_{name}": measure for name, measure in _measures(of_images, pixels=False).items()}
+        values = {name: None if measure is None else measure.value for name, measure in (on_pixels | on_images).items()}
         return CategoryReport(
-            words=self._words,
-            good=len(self._labels) - defective,
-            defective=defective,
-            figures=figures,
-            pixel_auroc_bound=self._pixels.auroc_bound(),
+            words=words,
+            good=len(good),
+            defective=len(defective),
+            regions=self._pixels.regions,
+            vanished=self._vanished,
+            figures=Figures(**values),
+            bounds={name: 0.0 if measure is None else measure.within for name, measure in on_pixels.items()},
+            not_zero_shot=not_zero_shot,
+            evidence=self._evidence(of_pixels, of_images),
+        )
+
+    def _placed(self, anomaly_map: Floats, truth: Bytes) -> Floats:
+        return anomaly_map if self._at == "model" else stretch_map(anomaly_map, (truth.shape[0], truth.shape[1]))
+
+    def _evidence(self, of_pixels: Steps | None, of_images: Steps | None) -> Evidence | None:
+        if self._showcase is None:
+            return None
+        good, defective = self._scores
+        best, worst = self._showcase.extremes()
+        return Evidence(
+            pixel_curves={**_curves(of_pixels), **({"PRO": of_pixels.pro()} if of_pixels else {})},
+            image_curves=_curves(of_images),
+            good_scores=tuple(good),
+            defective_scores=tuple(defective),
+            best=best,
+            worst=worst,
+            alarms=self._showcase.alarms(),
         )
 
 
-def _mean(rows: Iterable[Figures]) -> Figures:
-    """Mean of each figure over the rows that have it."""
-    given = list(rows)
-    means: dict[str, float | None] = {}
-    for field in fields(Figures):
-        values = [value for row in given if (value := getattr(row, field.name)) is not None]
-        means[field.name] = sum(values) / len(values) if values else None
-    return Figures(**means)
+def _curves(steps: Steps | None) -> dict[str, Curve]:
+    return {} if steps is None else {"ROC": steps.roc(), "PR": steps.precision_recall()}
+
+
+def _measures(steps: Steps | None, *, pixels: bool) -> dict[str, Measure | None]:
+    """Figure -> its measure, None where there is none."""
+    names = ("auroc", "ap", "f1_max", *(("aupro",) if pixels else ()))
+    if steps is None:
+        return dict.fromkeys(names)
+    found = (steps.auroc(), steps.average_precision(), steps.f1_max(), *((steps.aupro(),) if pixels else ()))
+    return dict(zip(names, found, strict=True))
 
 
 def predictor_from_detector(detector: Detector) -> Predictor:

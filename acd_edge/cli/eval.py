@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,10 +16,13 @@ from acd_edge.config import DOMAINS, Domain
 from acd_edge.errors import SourceError, UsageError
 
 if TYPE_CHECKING:
-    from acd_edge.evaluate import CategoryReport, Figures, Predictor, Report
+    from acd_edge.data.samples import Sample
+    from acd_edge.evaluate import Predictor
+    from acd_edge.results import At, CategoryReport, Failure, Report
 
-_COLUMNS = ("pixel_auroc", "pixel_ap", "image_auroc", "image_ap")
-_TITLES = ("pixel AUROC", "pixel AP", "image AUROC", "image AP")
+GALLERY = 3
+"""Pictures of each kind that a page shows of a category."""
+_FAILED = 1
 
 
 @click.command()
@@ -32,8 +37,16 @@ _TITLES = ("pixel AUROC", "pixel AP", "image AUROC", "image AP")
 @click.option("--clip-weights", type=click.Path(path_type=Path), help="Backbone of a checkpoint, where it has moved.")
 @click.option("--size", type=click.IntRange(min=1), help="Input side of a checkpoint in pixels; its own unless given.")
 @click.option("--backend", default="auto", show_default=True, help="What runs a bundle's graph.")
+@click.option("--at", type=click.Choice(["model", "native"]), default="model", show_default=True,
+              help="Compare pixels at the model's size, or at each picture's own.")  # fmt: skip
+@click.option("--ceiling", is_flag=True, help="Add the pixel AP that the truth itself has, averaged per patch.")
+@click.option("--html", type=click.Path(path_type=Path), metavar="PAGE",
+              help="Write one HTML page too: curves, scores, best and worst heat maps.")  # fmt: skip
+@click.option("--force", is_flag=True, help="Replace a page that exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the table.")
+@click.pass_context
 def command(
+    ctx: click.Context,
     model: Path | None,
     data: tuple[Path, ...],
     root: Path | None,
@@ -43,34 +56,66 @@ def command(
     clip_weights: Path | None,
     size: int | None,
     backend: str,
+    at: At,
+    ceiling: bool,
+    html: Path | None,
+    force: bool,
     as_json: bool,
 ) -> None:
     """Measure MODEL, a checkpoint or a bundle (the built-in one unless given), on labelled pictures.
 
-    Pixel and image AUROC and average precision at the model's own size: the pixels of a category pooled, the mean over
-    the categories. A category without good pictures has no image figures, one without masks no pixel figures.
+    Pixel AUROC, AP, AUPRO (to a false positive rate of 30 %) and F1-max, image AUROC, AP and F1-max: the pixels of a
+    category pooled, the mean over the categories. A category without good pictures has no image figures, one without
+    masks no pixel figures. A picture that cannot be read is listed, the others are measured, and the exit status is 1.
     """
     from acd_edge.data.samples import load_data
-    from acd_edge.evaluate import evaluate
+    from acd_edge.report import check_page, table
     from acd_edge.runtime.bundle import builtin_bundle
     from acd_edge.runtime.prompts import parse_product
 
+    if force and html is None:
+        raise UsageError("--force replaces a page; give --html PAGE, or leave --force away")
+    if html is not None:
+        check_page(html, force=force)
     path = builtin_bundle() if model is None else model
     words = dict(parse_product(product) for product in products)
     samples = load_data(data, root, split="test")
-    if kind_of(path) == "bundle":
-        if clip_weights or size:
-            raise UsageError("--clip-weights and --size are for checkpoints; a bundle carries its weights and its size")
-        predictor, side, used = _bundle(path, domain, bundle_domain, backend)
-    else:
-        if bundle_domain:
-            raise UsageError(f"--bundle-domain is for bundles, {path} is a checkpoint; give --domain")
-        predictor, side, used = _checkpoint(path, domain or "industrial", clip_weights, size)
-    report = evaluate(predictor, samples, size=side, words=words, progress=_Progress())
+    flags = _Flags(domain=domain, bundle_domain=bundle_domain, clip_weights=clip_weights, size=size, backend=backend)
+    with _opened(path, flags) as subject:
+        report = _measured(subject, samples, words, at=at, ceiling=ceiling, with_page=html is not None)
+    about = {"model": str(path), "domain": subject.domain, "backend": subject.backend}
     if as_json:
-        click.echo(json.dumps({"model": str(path), "domain": used, **report.to_dict()}, indent=2))
+        click.echo(json.dumps({**about, **report.to_dict()}, indent=2))
     else:
         click.echo(table(report))
+    if html is not None:
+        name = "built-in model" if model is None else path.name
+        about["data"] = ", ".join(map(str, data))
+        _write_page(html, report, f"{name} on {', '.join(place.name for place in data)}", about)
+    ctx.exit(_FAILED if report.failed else 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Flags:
+    """What says how to open the model."""
+
+    domain: Domain | None
+    bundle_domain: bool
+    clip_weights: Path | None
+    size: int | None
+    backend: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Subject:
+    """What is measured: the predictor with the S, the patch and the resize rule it was made for, and its backend."""
+
+    predictor: Predictor
+    size: int
+    patch: int
+    resize_rule: str
+    domain: str
+    backend: str
 
 
 def kind_of(path: Path) -> str:
@@ -88,66 +133,104 @@ def kind_of(path: Path) -> str:
     raise SourceError(f"{path} is neither a bundle (manifest.json) nor a checkpoint (config.json)")
 
 
-def _bundle(path: Path, domain: Domain | None, own: bool, backend: str) -> tuple[Predictor, int, str]:
+@contextmanager
+def _opened(path: Path, flags: _Flags) -> Iterator[_Subject]:
+    if kind_of(path) == "checkpoint":
+        yield _checkpoint(path, flags)
+        return
+    if flags.clip_weights or flags.size:
+        raise UsageError("--clip-weights and --size are for checkpoints; a bundle carries its weights and its size")
     from acd_edge.evaluate import predictor_from_detector
     from acd_edge.runtime.detector import Detector
 
-    detector = Detector.load(path, backend=backend)
-    manifest = detector.bundle.manifest
-    wanted = domain or "industrial"
-    if manifest.domain != wanted and not own:
-        raise UsageError(
-            f"{path} was exported for {manifest.domain} pictures, the data are {wanted}; "
-            f"give --domain {manifest.domain}, or --bundle-domain to measure it as it is, or export --domain {wanted}"
+    with Detector.load(path, backend=flags.backend) as detector:
+        manifest = detector.bundle.manifest
+        _check_domain(path, manifest.domain, flags)
+        yield _Subject(
+            predictor=predictor_from_detector(detector),
+            size=manifest.size,
+            patch=manifest.patch,
+            resize_rule=manifest.resize,
+            domain=manifest.domain,
+            backend=detector.backend_name,
         )
-    return predictor_from_detector(detector), manifest.size, manifest.domain
 
 
-def _checkpoint(path: Path, domain: Domain, clip_weights: Path | None, size: int | None) -> tuple[Predictor, int, str]:
+def _check_domain(path: Path, own: str, flags: _Flags) -> None:
+    wanted = flags.domain or "industrial"
+    if own != wanted and not flags.bundle_domain:
+        raise UsageError(
+            f"{path} was exported for {own} pictures, the data are {wanted}; "
+            f"give --domain {own}, or --bundle-domain to measure it as it is, or export --domain {wanted}"
+        )
+
+
+def _checkpoint(path: Path, flags: _Flags) -> _Subject:
+    if flags.bundle_domain:
+        raise UsageError(f"--bundle-domain is for bundles, {path} is a checkpoint; give --domain")
+    if flags.backend != "auto":
+        raise UsageError(f"--backend {flags.backend} runs a bundle's graph, {path} is a checkpoint; export it first")
     from acd_edge.checkpoint import load_checkpoint
     from acd_edge.evaluate import predictor_from_model
     from acd_edge.model.weights import tokenizer_for
+    from acd_edge.runtime.preprocess import DEFAULT_RESIZE
 
-    model = load_checkpoint(path, size=size, clip_weights=clip_weights)
-    model.config = model.config.with_(domain=domain)
-    return predictor_from_model(model, tokenizer_for(model.config)), model.config.size, domain
-
-
-def table(report: Report) -> str:
-    """Figures in per cent, a category a line, the mean last where there are several."""
-    head = ["category", "product", "good", "defective", *_TITLES]
-    rows = [_row(name, row) for name, row in report.categories.items()]
-    if len(rows) > 1:
-        rows.append(["mean", "", "", "", *_cells(report.mean)])
-    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
-    aligned = [str.ljust] * 2 + [str.rjust] * (len(head) - 2)
-    lines = ["  ".join(map(_call, aligned, row, widths)) for row in [head, *rows]]
-    bound = max(row.pixel_auroc_bound for row in report.categories.values())
-    note = [f"pixels counted in bins: pixel AUROC within {100 * bound:.2g} points"] if bound else []
-    return "\n".join([line.rstrip() for line in lines] + [f"per cent, at {report.size} x {report.size} pixels", *note])
+    model = load_checkpoint(path, size=flags.size, clip_weights=flags.clip_weights)
+    model.config = model.config.with_(domain=flags.domain or "industrial")
+    return _Subject(
+        predictor=predictor_from_model(model, tokenizer_for(model.config)),
+        size=model.config.size,
+        patch=model.vision.patch,
+        resize_rule=DEFAULT_RESIZE,
+        domain=model.config.domain,
+        backend="torch",
+    )
 
 
-def _call(align: Callable[[str, int], str], cell: str, width: int) -> str:
-    return align(cell, width)
+def _measured(
+    subject: _Subject, samples: Sequence[Sample], words: Mapping[str, str], *, at: At, ceiling: bool, with_page: bool
+) -> Report:
+    """The report; Ctrl-C says first what was done."""
+    from acd_edge.evaluate import evaluate
+
+    voice = _Voice()
+    try:
+        return evaluate(
+            subject.predictor,
+            samples,
+            size=subject.size,
+            words=words,
+            at=at,
+            resize_rule=subject.resize_rule,
+            patch=subject.patch if ceiling else None,
+            gallery=GALLERY if with_page else None,
+            listener=voice,
+        )
+    except KeyboardInterrupt:
+        voice.tell_what_was_done()
+        raise
 
 
-def _row(name: str, row: CategoryReport) -> list[str]:
-    return [name, row.words, str(row.good), str(row.defective), *_cells(row.figures)]
+def _write_page(html: Path, report: Report, title: str, about: Mapping[str, str]) -> None:
+    from acd_edge.report import page, write_page
+
+    write_page(html, page(report, title=title, about={**about, "measured": time.strftime("%Y-%m-%d")}))
+    click.echo(f"{html} written", err=True)
 
 
-def _cells(figures: Figures) -> list[str]:
-    values: list[Any] = [getattr(figures, column) for column in _COLUMNS]
-    return ["-" if value is None else f"{100 * value:.2f}" for value in values]
-
-
-class _Progress:
-    """A line on stderr every few seconds, and at the end."""
+class _Voice:
+    """Tells on stderr: a line every few seconds and at the end, what cannot be read, and at Ctrl-C what was done."""
 
     def __init__(self, every_s: float = 5.0) -> None:
         self._every_s, self._began = every_s, time.monotonic()
         self._next = self._began + every_s
+        self._so_far = (0, 0, "")
+        self._failed = 0
+        self._finished: dict[str, CategoryReport] = {}
 
-    def __call__(self, done: int, total: int, category: str) -> None:
+    def picture(self, done: int, total: int, category: str) -> None:
+        """Tell where it stands, when it is time to."""
+        self._so_far = (done, total, category)
         now = time.monotonic()
         if done < total and now < self._next:
             return
@@ -155,3 +238,29 @@ class _Progress:
         rate = done / max(now - self._began, 1e-9)
         left = f", about {(total - done) / rate:.0f} s left" if done < total else ""
         click.echo(f"{done}/{total} pictures, {category}, {rate:.1f} a second{left}", err=True)
+
+    def failure(self, failure: Failure) -> None:
+        """Tell at once what cannot be read."""
+        self._failed += 1
+        click.echo(f"Error: {' '.join(failure.reason.splitlines())}", err=True)
+
+    def category(self, name: str, row: CategoryReport) -> None:
+        """Remember it for an early end."""
+        self._finished[name] = row
+
+    def tell_what_was_done(self) -> None:
+        """How many pictures, and the figures of the categories that are complete; nothing goes to stdout or a page."""
+        done, total, category = self._so_far
+        where = f", in {category}" if category and category not in self._finished else ""
+        failed = f", {self._failed} of them could not be read" if self._failed else ""
+        click.echo(f"stopped after {done} of {total} pictures{where}{failed}; no report was written", err=True)
+        for name, row in self._finished.items():
+            click.echo(f"{name} was complete: {_in_words(row)}", err=True)
+
+
+def _in_words(row: CategoryReport) -> str:
+    from acd_edge.report.columns import COLUMNS, per_cent
+
+    given = {f"{column.group} {column.title}": getattr(row.figures, column.figure) for column in COLUMNS}
+    found = [f"{name} {per_cent(value)}" for name, value in given.items() if value is not None]
+    return ", ".join(found) or "no figures"

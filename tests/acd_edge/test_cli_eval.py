@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 from click.testing import CliRunner, Result
 
@@ -36,11 +38,20 @@ def acd_edge(*words: object) -> Result:
 def test_table_shows_per_cent_and_progress_goes_to_stderr(bundle: Path, tree: Path) -> None:
     done = acd_edge(bundle, "--data", tree)
     assert done.exit_code == 0, done.stderr
-    head, row, size = done.stdout.splitlines()
-    assert head.split()[:4] == ["category", "product", "good", "defective"]
-    assert row.split() == ["metal_nut", "metal", "nut", "2", "2", *row.split()[-4:]]
-    assert row.split()[-2:] == ["75.00", "83.33"]
-    assert "56 x 56" in size
+    groups, head, row, note = done.stdout.splitlines()
+    pixel = ["AUROC", "AP", "AUPRO", "F1-max"]
+    assert groups.split()[1::3] == ["pixel", "image"]
+    assert head.split() == [
+        "category",
+        "product",
+        "good",
+        "defective",
+        *pixel,
+        *(title for title in pixel if title != "AUPRO"),
+    ]
+    assert row.split()[:5] == ["metal_nut", "metal", "nut", "2", "2"]
+    assert row.split()[-3:] == ["75.00", "83.33", "80.00"]
+    assert note == "per cent, at 56 x 56 pixels"
     assert "4/4 pictures" in done.stderr
 
 
@@ -56,6 +67,82 @@ def test_json_is_all_there_is_on_stdout(bundle: Path, tree: Path) -> None:
     assert found["categories"]["metal_nut"]["image_auroc"] == 0.75
     assert found["mean"]["image_auroc"] == 0.875
     assert (found["domain"], found["size"], found["model"]) == ("industrial", 56, str(bundle))
+    assert (found["backend"], found["at"], found["patch"], found["failed"]) == ("onnxruntime", "model", None, [])
+    assert set(found["bounds"].values()) == {0}
+
+
+def test_ceiling_and_native_are_asked_for(bundle: Path, tree: Path) -> None:
+    plain = json.loads(acd_edge(bundle, "--data", tree, "--json").stdout)
+    found = json.loads(acd_edge(bundle, "--data", tree, "--json", "--at", "native", "--ceiling").stdout)
+    assert (found["at"], found["patch"]) == ("native", 14)
+    assert plain["mean"]["pixel_ap_ceiling"] is None
+    assert 0 < found["mean"]["pixel_ap_ceiling"] < 1
+    shown = acd_edge(bundle, "--data", tree, "--at", "native", "--ceiling").stdout
+    assert shown.splitlines()[2].split()[-1] == f"{100 * found['mean']['pixel_ap_ceiling']:.2f}"
+    assert "enlarged to each picture's own size" in shown
+    assert "the truth averaged over patches of 14 pixels" in shown
+
+
+def test_a_broken_picture_is_listed_and_the_status_is_1(bundle: Path, tree: Path, tmp_path: Path) -> None:
+    whole = acd_edge(bundle, "--data", tree).stdout
+    write_good(tree / "metal_nut", "test", "002")
+    broken = tree / "metal_nut/test/good/002.png"
+    broken.write_bytes(broken.read_bytes()[:50])
+    done = acd_edge(bundle, "--data", tree, "--html", tmp_path / "page.html")
+    assert done.exit_code == 1
+    assert done.stdout == f"{whole}not measured: {broken}\n"
+    assert done.stderr.count("Error: ") == 1
+    assert f"Error: cannot read {broken}" in done.stderr
+    assert str(broken) in (tmp_path / "page.html").read_text()
+    found = json.loads(acd_edge(bundle, "--data", tree, "--json").stdout)
+    assert [failure["picture"] for failure in found["failed"]] == [str(broken)]
+
+
+def test_nothing_that_can_be_read_is_one_line(bundle: Path, tree: Path) -> None:
+    for broken in (tree / "metal_nut/test").rglob("*.png"):
+        broken.write_bytes(b"")
+    done = acd_edge(bundle, "--data", tree)
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "none of the 4 pictures could be measured" in done.stderr.splitlines()[-1]
+
+
+def test_ctrl_c_says_what_was_done(bundle: Path, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from acd_edge.runtime.detector import Detector
+
+    write_category(tree / "plate")
+    infer, calls = Detector.infer, iter(range(100))
+
+    def interrupted(self: Detector, pixels: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float32]]:
+        if next(calls) == 5:
+            raise KeyboardInterrupt
+        return infer(self, pixels)
+
+    monkeypatch.setattr(Detector, "infer", interrupted)
+    done = acd_edge(
+        *(bundle, "--data", tree, "--product", "plate=object"), *("--json", "--html", tmp_path / "page.html")
+    )
+    assert (done.exit_code, done.stdout) == (130, "")
+    assert "stopped after 5 of 7 pictures, in plate; no report was written" in done.stderr
+    assert "metal_nut was complete: pixel AUROC 7" in done.stderr
+    assert done.stderr.splitlines()[-1] == "Interrupted"
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_page_is_written_beside_the_table_and_not_replaced_unasked(bundle: Path, tree: Path, tmp_path: Path) -> None:
+    place = tmp_path / "new" / "page.html"
+    done = acd_edge(bundle, "--data", tree, "--html", place)
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout == acd_edge(bundle, "--data", tree).stdout
+    assert [path.name for path in place.parent.iterdir()] == ["page.html"]
+    text = place.read_text()
+    assert "bundle on set" in text
+    assert text.count("<img ") == 2 * 4  # two defects, and both good pictures
+    refused = acd_edge(bundle, "--data", tree, "--html", place)
+    assert refused.exit_code == 1
+    assert "exists already; add --force" in refused.stderr
+    assert "pictures" not in refused.stderr  # told before the work
+    assert acd_edge(bundle, "--data", tree, "--html", place, "--force").exit_code == 0
 
 
 def test_list_is_read_relative_to_root(bundle: Path, tree: Path, tmp_path: Path) -> None:
@@ -92,6 +179,9 @@ def test_bundle_of_the_other_domain_needs_a_word(tree: Path, tmp_path: Path) -> 
         (["{bundle}", "--data", "{tree}", "--product", "metal_nut=pipe"], 1, "no text encoder"),
         (["{bundle}", "--data", "{tree}", "--size", "28"], 2, "--size are for checkpoints"),
         (["{bundle}"], 2, "--data"),
+        (["{bundle}", "--data", "{tree}", "--force"], 2, "--force replaces a page"),
+        (["{bundle}", "--data", "{tree}", "--html", "{tmp}"], 1, "{tmp} is a folder"),
+        (["{bundle}", "--data", "{tree}", "--backend", "magic"], 1, "unknown backend 'magic'"),
     ],
 )
 def test_refusals_are_one_line(
@@ -139,6 +229,7 @@ def test_checkpoint_is_measured_in_the_domain_of_the_data(
         ("industrial", 56),
     ]
     assert len({each["mean"]["pixel_auroc"] for each in found}) == 3
-    refused = acd_edge(tmp_path / "checkpoint", "--data", tree, "--bundle-domain")
-    assert refused.exit_code == 2
-    assert "is for bundles" in refused.stderr
+    for words, message in (("--bundle-domain",), "is for bundles"), (("--backend", "onnxruntime"), "is a checkpoint"):
+        refused = acd_edge(tmp_path / "checkpoint", "--data", tree, *words)
+        assert refused.exit_code == 2
+        assert message in refused.stderr

@@ -11,13 +11,18 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+from PIL import Image
 
+from acd_edge.ceiling import patch_ceiling
 from acd_edge.config import Domain, ModelConfig
 from acd_edge.data import load_mvtec
+from acd_edge.data.samples import read_full
 from acd_edge.errors import ConfigError, DataError, UnknownProduct
 from acd_edge.evaluate import Report, evaluate, predictor_from_detector, predictor_from_model
-from acd_edge.runtime.detector import Detector
-from tests.picture_trees import SIDE, write_category, write_good
+from acd_edge.results import CategoryReport, Failure
+from acd_edge.runtime.detector import Detector, stretch_map
+from acd_edge.runtime.preprocess import resize
+from tests.picture_trees import SIDE, write_category, write_defect, write_good, write_png
 from tests.tiny_bundle import SIZE, class_score, tiny_features, write_tiny_bundle
 from tests.tiny_model import TINY_SIZE, TINY_TEXT, tiny_model
 
@@ -33,6 +38,24 @@ def brightness(pixels: Bytes, words: str) -> tuple[Floats, float]:
     return shade, float(shade.max())
 
 
+class Voice:
+    """Writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[int, int, str]] = []
+        self.failures: list[Failure] = []
+        self.finished: list[str] = []
+
+    def picture(self, done: int, total: int, category: str) -> None:
+        self.told.append((done, total, category))
+
+    def failure(self, failure: Failure) -> None:
+        self.failures.append(failure)
+
+    def category(self, name: str, row: CategoryReport) -> None:
+        self.finished.append(name)
+
+
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """A category with one bright good picture, which is mistaken for a defect."""
@@ -46,12 +69,20 @@ def test_figures_are_those_of_the_pooled_pixels_and_of_the_pictures(tree: Path) 
     # scores 50, 220 good and 200, 250 defective: three of four pairs are in order
     assert row.figures.image_auroc == 0.75
     assert row.figures.image_ap == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
-    assert (row.words, row.good, row.defective, row.pixel_auroc_bound) == ("metal nut", 2, 2, 0)
+    assert (row.words, row.good, row.defective, row.regions, row.vanished) == ("metal nut", 2, 2, 2, 0)
+    assert set(row.bounds.values()) == {0}
     boxes = [(50, 0, 0), (220, 0, 0), (40, 200, 10 * 18), (40, 250, 4 * 5)]
     shades = np.concatenate([[around] * (SIDE**2 - area) + [inside] * area for around, inside, area in boxes])
     marks = np.concatenate([[0] * (SIDE**2 - area) + [1] * area for _, _, area in boxes])
     assert row.figures.pixel_auroc == pytest.approx(metrics.roc_auc_score(marks, shades), abs=1e-12)
     assert row.figures.pixel_ap == pytest.approx(metrics.average_precision_score(marks, shades), abs=1e-12)
+    # the spot is found before any normal pixel, the dent after the bright good picture
+    rate = SIDE**2 / (4 * SIDE**2 - 200)
+    assert row.figures.pixel_aupro == pytest.approx((0.5 * rate + (0.3 - rate)) / 0.3, abs=1e-12)
+    precision, recall, _ = metrics.precision_recall_curve(marks, shades)
+    best = (2 * precision * recall / np.maximum(precision + recall, 1e-12)).max()
+    assert row.figures.pixel_f1_max == pytest.approx(best, abs=1e-12)
+    assert row.figures.image_f1_max == pytest.approx(0.8)  # both defects and one false alarm
 
 
 def test_mean_is_over_the_categories_that_have_the_figure(tree: Path) -> None:
@@ -83,28 +114,126 @@ def test_defects_without_a_mask_count_as_pictures_only(tree: Path) -> None:
 def test_words_and_progress_reach_their_callers(tree: Path) -> None:
     write_category(tree / "plate")
     heard: set[str] = set()
-    told: list[tuple[int, int, str]] = []
+    voice = Voice()
 
     def listen(pixels: Bytes, words: str) -> tuple[Floats, float]:
         heard.add(words)
         assert pixels.shape == (28, 28, 3)
         return brightness(pixels, words)
 
-    def note(done: int, total: int, category: str) -> None:
-        told.append((done, total, category))
-
-    evaluate(listen, load_mvtec(tree), size=28, words={"plate": "steel plate"}, progress=note)
+    evaluate(listen, load_mvtec(tree), size=28, words={"plate": "steel plate"}, listener=voice)
     assert heard == {"metal nut", "steel plate"}
-    assert told[0] == (1, 7, "metal_nut")
-    assert told[-1] == (7, 7, "plate")
+    assert voice.told[0] == (1, 7, "metal_nut")
+    assert voice.told[-1] == (7, 7, "plate")
+    assert voice.finished == ["metal_nut", "plate"]
 
 
-def test_many_pixels_are_binned_within_the_stated_bound(tree: Path) -> None:
+def test_many_pixels_are_binned_within_the_stated_bounds(tree: Path) -> None:
     samples = load_mvtec(tree)
-    exact = evaluate(brightness, samples, size=SIDE).categories["metal_nut"]
-    binned = evaluate(brightness, samples, size=SIDE, exact_pixels=100).categories["metal_nut"]
-    assert exact.figures.pixel_auroc is not None
-    assert binned.figures.pixel_auroc == pytest.approx(exact.figures.pixel_auroc, abs=binned.pixel_auroc_bound + 1e-12)
+    exact = evaluate(brightness, samples, size=SIDE, patch=14).categories["metal_nut"]
+    report = evaluate(brightness, samples, size=SIDE, patch=14, exact_pixels=100)
+    binned = report.categories["metal_nut"]
+    assert set(binned.bounds) == {f"pixel_{name}" for name in ("auroc", "ap", "f1_max", "aupro", "ap_ceiling")}
+    for name, bound in binned.bounds.items():
+        assert abs(getattr(binned.figures, name) - getattr(exact.figures, name)) <= bound + 1e-12
+    assert max(binned.bounds.values()) > 0
+    assert report.to_dict()["bounds"] == report.to_dict()["categories"]["metal_nut"]["bounds"]
+
+
+def test_a_broken_picture_is_listed_and_the_others_are_measured(tree: Path) -> None:
+    voice = Voice()
+    whole = evaluate(brightness, load_mvtec(tree), size=SIDE).categories["metal_nut"]
+    write_good(tree / "metal_nut", "test", "002")
+    broken = tree / "metal_nut/test/good/002.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    report = evaluate(brightness, load_mvtec(tree), size=SIDE, listener=voice)
+    assert [failure.picture for failure in report.failed] == [str(broken)]
+    assert str(broken) in report.failed[0].reason
+    assert voice.failures == list(report.failed)
+    assert report.categories["metal_nut"] == whole
+    assert voice.told[-1] == (5, 5, "metal_nut")
+
+
+def test_a_category_with_nothing_left_has_no_figures_and_nothing_at_all_is_an_error(tree: Path) -> None:
+    write_category(tree / "plate")
+    for broken in (tree / "plate/test").rglob("*.png"):
+        broken.write_bytes(b"")
+    report = evaluate(brightness, load_mvtec(tree), size=SIDE)
+    assert (report.categories["plate"].good, report.categories["plate"].figures.pixel_auroc) == (0, None)
+    assert report.mean == report.categories["metal_nut"].figures
+    assert len(report.failed) == 3
+    with pytest.raises(DataError, match=r"none of the 3 pictures could be measured; the first: .* is empty"):
+        evaluate(brightness, load_mvtec(tree / "plate"), size=SIDE)
+
+
+def test_a_model_that_gives_nan_is_refused_by_the_picture(tree: Path) -> None:
+    def mad(pixels: Bytes, words: str) -> tuple[Floats, float]:
+        return np.full((SIDE, SIDE), np.nan, np.float32), 0.5
+
+    with pytest.raises(DataError, match=r"000\.png: the model's map or score is not finite"):
+        evaluate(mad, load_mvtec(tree), size=SIDE)
+
+
+def test_native_compares_the_enlarged_map_with_the_untouched_mask(tree: Path) -> None:
+    samples = load_mvtec(tree)
+    report = evaluate(brightness, samples, size=14, at="native")
+    shades, marks = [], []
+    for sample in samples:
+        picture, mask = read_full(sample)
+        shades.append(stretch_map(brightness(resize(picture, 14), "")[0], mask.shape).ravel())  # type: ignore[arg-type]
+        marks.append(mask.ravel())
+    expected = metrics.roc_auc_score(np.concatenate(marks), np.concatenate(shades))
+    figures = report.categories["metal_nut"].figures
+    assert (report.at, report.size) == ("native", 14)
+    assert figures.pixel_auroc == pytest.approx(expected, abs=1e-12)
+    assert evaluate(brightness, samples, size=14).mean.pixel_auroc != pytest.approx(expected, abs=1e-4)
+
+
+def test_a_mask_that_vanishes_at_the_models_size_is_counted(tree: Path) -> None:
+    write_defect(tree / "metal_nut", "spot", "001", 250, np.s_[30:31, 9:10])
+    assert evaluate(brightness, load_mvtec(tree), size=14).categories["metal_nut"].vanished == 1
+    assert evaluate(brightness, load_mvtec(tree), size=14, at="native").categories["metal_nut"].vanished == 0
+
+
+def test_ceiling_is_the_ap_of_the_truth_told_by_patch(tree: Path) -> None:
+    samples = load_mvtec(tree)
+    masks = [read_full(sample)[1] for sample in samples]
+    ceilings = [patch_ceiling(mask, 14) for mask in masks]
+    expected = metrics.average_precision_score(np.stack(masks).ravel(), np.stack(ceilings).ravel())
+    report = evaluate(brightness, samples, size=SIDE, patch=14)
+    assert report.mean.pixel_ap_ceiling == pytest.approx(expected, abs=1e-12)
+    assert 0.1 < expected < 0.9
+    assert evaluate(brightness, samples, size=SIDE, patch=1).mean.pixel_ap_ceiling == pytest.approx(1)
+    assert evaluate(brightness, samples, size=SIDE).mean.pixel_ap_ceiling is None
+
+
+def test_a_reason_against_zero_shot_is_kept_beside_its_category(tree: Path) -> None:
+    write_category(tree / "plate")
+    report = evaluate(brightness, load_mvtec(tree), size=SIDE, not_zero_shot={"plate": "trained on plates"})
+    reasons = {name: row["not_zero_shot"] for name, row in report.to_dict()["categories"].items()}
+    assert reasons == {"metal_nut": None, "plate": "trained on plates"}
+
+
+def test_gallery_holds_the_extremes_once_each(tree: Path) -> None:
+    for stem, brightness_of_box in (("001", 41), ("002", 120), ("003", 42), ("004", 90)):
+        write_defect(tree / "metal_nut", "dent", stem, brightness_of_box, np.s_[5:9, 5:9])
+    for stem in ("001", "003"):  # a brighter spot elsewhere: these maps are bad
+        place = tree / "metal_nut/test/dent" / f"{stem}.png"
+        pixels = np.array(Image.open(place))
+        pixels[30:50, 30:50] = 200
+        write_png(place, pixels)
+    evidence = evaluate(brightness, load_mvtec(tree), size=SIDE, gallery=2).categories["metal_nut"].evidence
+    assert evidence is not None
+    assert [exhibit.ap for exhibit in evidence.best] == [1.0, 1.0]
+    assert {exhibit.sample.image.stem for exhibit in evidence.worst} == {"001", "003"}
+    assert [round(exhibit.score, 3) for exhibit in evidence.alarms] == [round(220 / 255, 3), round(50 / 255, 3)]
+    assert (len(evidence.good_scores), len(evidence.defective_scores)) == (2, 6)
+    assert set(evidence.pixel_curves) == {"ROC", "PR", "PRO"}
+    few = evaluate(brightness, load_mvtec(tree), size=SIDE, gallery=9).categories["metal_nut"].evidence
+    assert few is not None
+    shown = [exhibit.sample.image for exhibit in (*few.best, *few.worst)]
+    assert len(shown) == len(set(shown)) == 6
+    assert evaluate(brightness, load_mvtec(tree), size=SIDE).categories["metal_nut"].evidence is None
 
 
 def test_refusals(tree: Path) -> None:
