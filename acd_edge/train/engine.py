@@ -23,6 +23,10 @@ from acd_edge.lazy import require
 DeviceName = Literal["auto", "cpu", "cuda"]
 
 
+class StoppedTogether(KeyboardInterrupt):
+    """All processes end after the same step, since one of them was asked to."""
+
+
 class Engine(Protocol):
     """What the loop needs to know of the processes.
 
@@ -40,6 +44,9 @@ class Engine(Protocol):
 
     def share(self, tensors: Iterable[Tensor]) -> None:
         """Give the first process's values to all, in place."""
+
+    def wait(self) -> None:
+        """Until all processes are here."""
 
     @property
     def interrupted(self) -> bool:
@@ -60,6 +67,9 @@ class SingleProcess:
 
     def share(self, tensors: Iterable[Tensor]) -> None:
         """Nothing to do."""
+
+    def wait(self) -> None:
+        """Nobody to wait for."""
 
 
 class Accelerated:
@@ -85,11 +95,11 @@ class Accelerated:
         self.rank: int = self._accelerator.process_index
         self.count: int = self._accelerator.num_processes
         self._asked = False
-        self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._before: dict[int, Any] = {number: signal.signal(number, self._ask) for number in _held()}
 
     @property
     def interrupted(self) -> bool:
-        """Ctrl-C or a termination reached this process."""
+        """A signal to end reached this process."""
         return self._asked
 
     def sum(self, tensor: Tensor) -> Tensor:
@@ -102,6 +112,10 @@ class Accelerated:
         for tensor in tensors:
             tensor.copy_(self._broadcast(tensor.detach().clone()))
 
+    def wait(self) -> None:
+        """Until all processes are here."""
+        self._accelerator.wait_for_everyone()
+
     def close(self) -> None:
         """Wait for the others and leave the group."""
         for number, handler in self._before.items():
@@ -111,7 +125,7 @@ class Accelerated:
     def _ask(self, number: int, frame: object) -> None:
         """Stop after this step, all processes after the same; asked twice, stop now."""
         if self._asked:
-            raise KeyboardInterrupt
+            self._before[number](number, frame)
         self._asked = True
 
 
@@ -168,16 +182,22 @@ def share_of(batch: int, rank: int, count: int) -> range:
 
 @contextmanager
 def undivided() -> Iterator[None]:
-    """Hold Ctrl-C back until the block has ended, so that an update of the weights is done wholly or not at all."""
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(before):
-        yield
-        return
-    held: list[tuple[int, Any]] = []
-    signal.signal(signal.SIGINT, lambda number, frame: held.append((number, frame)))
+    """Hold Ctrl-C and its like back until the block has ended, so that weights are updated wholly or not at all."""
+    came: list[tuple[int, Any]] = []
+    before: dict[int, Any] = {
+        number: signal.signal(number, lambda *signalled: came.append(signalled)) for number in _held()
+    }
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
-    if held:
-        before(*held[-1])
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if came:  # the first asked
+        before[came[0][0]](*came[0])
+
+
+def _held() -> list[int]:
+    """Signals to end that somebody in this process handles; only the main thread may change who."""
+    if threading.current_thread() is not threading.main_thread():
+        return []
+    return [number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if callable(signal.getsignal(number))]

@@ -20,7 +20,7 @@ from acd_edge.model import AcdClip, Levels
 from acd_edge.model.tokenizers import Tokenize
 from acd_edge.runtime.prompts import DEFAULT_PROMPTS, PromptEnsemble
 from acd_edge.train.config import TrainConfig
-from acd_edge.train.engine import Engine, SingleProcess, share_of, undivided
+from acd_edge.train.engine import Engine, SingleProcess, StoppedTogether, share_of, undivided
 from acd_edge.train.losses import class_loss, map_loss
 from acd_edge.train.stem import DTYPES, PictureStems, PromptStems, Store
 
@@ -121,13 +121,13 @@ class Trainer:
         """Train to the recipe's last step, calling `report` after each; an exception leaves the last whole step.
 
         Raises:
-            KeyboardInterrupt: Ctrl-C; of several processes all stop after the same step.
+            KeyboardInterrupt: Ctrl-C; of several processes all raise `StoppedTogether` after the same step.
         """
         while self.done < self.length:
             losses, stop = self.step(self.done)
             report(self.done, losses)
             if stop and self.done < self.length:
-                raise KeyboardInterrupt
+                raise StoppedTogether
 
     def step(self, index: int) -> tuple[StepLosses, bool]:
         """One optimiser step on the batch of that index: its losses, and whether a process was asked to stop."""

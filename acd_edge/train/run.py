@@ -26,7 +26,7 @@ from acd_edge.data.samples import Sample
 from acd_edge.errors import CheckpointError, OutputError
 from acd_edge.train.config import TrainConfig
 from acd_edge.train.curve import CsvCurve, TensorBoardCurve
-from acd_edge.train.engine import DeviceName, Engine, open_engine
+from acd_edge.train.engine import DeviceName, Engine, StoppedTogether, open_engine
 from acd_edge.train.loop import StepLosses, Trainer
 from acd_edge.train.stem import Room, store_for
 
@@ -163,12 +163,21 @@ def train(
         if resume:
             folder.load(run, trainer)
         if engine.rank:
-            trainer.run(lambda done, losses: None)
+            _follow(trainer, engine)
             return
         reports: list[Report] = [opened.enter_context(closing(CsvCurve(folder.path / CURVE, run.recipe, trainer.done)))]
         if tensorboard:
             reports.append(opened.enter_context(closing(TensorBoardCurve(tensorboard, run.recipe, trainer.done))))
         _run(run, samples, trainer, checkpoint, [*reports, report], force=force or resume)
+
+
+def _follow(trainer: Trainer, engine: Engine) -> None:
+    """Train in a process that does not write: it stays until the one that writes is done, or a launcher ends both."""
+    try:
+        trainer.run(lambda done, losses: None)
+    except StoppedTogether:
+        engine.wait()
+        raise
 
 
 def _run(
@@ -193,10 +202,12 @@ def _run(
 
     try:
         trainer.run(after_step)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         if trainer.done:
             folder.save(run, trainer)
             _write(run, samples, trainer, checkpoint, force=force)
+        if isinstance(stop, StoppedTogether):
+            trainer.engine.wait()
         raise
     _write(run, samples, trainer, checkpoint, force=force)
     folder.remove()
