@@ -76,13 +76,14 @@ def names(wheel: Path) -> set[str]:
 
 
 def expected() -> set[str]:
-    """Each module, the marker of its types, the built-in model, and the metadata; nothing else."""
+    """Each module, the marker of its types, the built-in model, the recipes, and the metadata; nothing else."""
     code = {f"{path.relative_to(ROOT)}" for path in modules().values()}
     inside = {name if name.startswith("acd_edge/") else f"acd_edge/{name}" for name in code}
     builtin = {f"{path.relative_to(ROOT)}" for path in (ROOT / "acd_edge/builtin").rglob("*") if path.is_file()}
+    recipes = {f"{path.relative_to(ROOT)}" for path in (ROOT / "acd_edge/train/recipes").iterdir()}
     licences = {"licenses/LICENSE", "licenses/acd_edge/builtin/LICENSE-WEIGHTS"}
     metadata = {"METADATA", "WHEEL", "RECORD", "entry_points.txt", "top_level.txt", *licences}
-    return inside | builtin | {"acd_edge/py.typed"} | {f"{DIST_INFO}/{name}" for name in metadata}
+    return inside | builtin | recipes | {"acd_edge/py.typed"} | {f"{DIST_INFO}/{name}" for name in metadata}
 
 
 def test_wheel_holds_exactly_what_it_should(built: Tree) -> None:
