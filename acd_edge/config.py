@@ -137,7 +137,7 @@ class ModelConfig:
                 raise ConfigError(f"{name} must be a whole number above zero, got {value!r}")
         for name in ("alpha", "conv_alpha", "blend"):
             value = getattr(self, name)
-            if not isinstance(value, (int, float)) or isinstance(value, bool):
+            if not isinstance(value, (int, float)) or isinstance(value, bool) or not abs(value) < float("inf"):
                 raise ConfigError(f"{name} must be a number, got {value!r}")
         if not self.kernels or any(not isinstance(k, int) or k < 1 or k % 2 == 0 for k in self.kernels):
             raise ConfigError(f"kernels must be odd whole numbers, got {self.kernels}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import logging
 import os
 import sys
@@ -115,6 +116,8 @@ def cli(verbose: int) -> None:
 def main() -> NoReturn:
     """Run the command that the arguments name, and leave with its exit status."""
     leave_at_once()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no reason to stop
     try:
         cli(prog_name="acd-edge")
     except SystemExit as end:

@@ -29,7 +29,7 @@ BROKEN = 1
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write there; into BUNDLE itself unless told.")
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
-@click.option("--threads", type=click.IntRange(1), metavar="N", help="CPU threads; one for each core unless told.")
+@click.option("--threads", type=click.IntRange(1, 256), metavar="N", help="CPU threads; one for each core unless told.")
 @click.pass_context
 def command(
     ctx: click.Context,

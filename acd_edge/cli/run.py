@@ -42,6 +42,8 @@ class RunConfig:
             raise UsageError("--save-map needs --save DIR, where the maps go")
         if self.threshold is not None and not math.isfinite(self.threshold):
             raise UsageError(f"--threshold must be a number from 0 to 1, got {self.threshold}")
+        if not math.isfinite(self.options.timeout):
+            raise UsageError(f"--timeout must be a number of seconds, got {self.options.timeout}")
 
 
 @dataclass
@@ -94,7 +96,7 @@ class Tally:
     metavar="SECONDS",
     help="How long a camera or stream may stay silent.",
 )
-@click.option("--threads", type=click.IntRange(1), metavar="N", help="CPU threads; one for each core unless told.")
+@click.option("--threads", type=click.IntRange(1, 256), metavar="N", help="CPU threads; one for each core unless told.")
 @click.pass_context
 def command(
     ctx: click.Context,

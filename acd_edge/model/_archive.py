@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -58,7 +59,9 @@ def read_pickle(path: Path) -> Any:
         WeightsError: the file is no such file, or needs code to be read.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about how slowly or unusually the file is written
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"{path} is damaged, or holds Python objects other than tensors, which are never unpickled here; "
@@ -164,4 +167,5 @@ def _walk(module: _Module, prefix: str) -> list[tuple[str, Tensor]]:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    words = "" if isinstance(error, KeyError) else str(error).strip()  # of a lookup it is only what was not found
+    return (words.splitlines() or ["it is none, or damaged"])[0]

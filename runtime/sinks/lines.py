@@ -45,5 +45,7 @@ def text_line(record: Record, *, numbered: bool) -> str:
     if record.threshold is not None:
         parts.append("ANOMALOUS" if record.anomalous else "good     ")
     parts.append(f"{record.result.latency_ms:7.1f} ms")
-    parts.append(record.frame.source + (f" #{record.frame.index}" if numbered else ""))
+    source = record.frame.source
+    shown = source if source.isprintable() else repr(source)  # a name may hold a line end, or bytes that are no text
+    parts.append(shown + (f" #{record.frame.index}" if numbered else ""))
     return "  ".join(parts)

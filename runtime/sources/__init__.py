@@ -73,10 +73,12 @@ def _open_one(text: str, options: ReadOptions, skip: Path | None) -> tuple[Seque
     if is_live(text):
         return [LiveSource(text, timeout=options.timeout, max_pixels=options.max_pixels)], []
     path = Path(text)
-    if path.is_dir():
+    if not text:
+        return [], [SourceError("a source has an empty name; is a variable of your shell unset?")]
+    if os.path.isdir(text):  # unlike Path's, these take every odd name
         walk = Walk(path, skip)
         return _open_all(text, walk, walk.files(), options)
-    if os.path.lexists(path):
+    if os.path.lexists(text):
         return [_open_file(path, PurePosixPath(path.name), options)], []
     if glob.has_magic(text):
         walk = Walk(glob_root(text), skip)

@@ -17,6 +17,7 @@ from acd_edge.runtime.sources.base import Frame
 _STREAM = re.compile(r"(rtsp|rtsps|rtmp|http|https|udp|tcp|srt)://", re.IGNORECASE)
 _SECRET = re.compile(r"(?<=//)[^/@]*@")
 _POLL = 0.2  # seconds; a wait of this length lets Ctrl-C through everywhere
+_LAST_CAMERA = 2**31 - 1  # OpenCV takes no larger index; nor is a camera there
 _LAST_WAIT = 2.0  # seconds for the reading thread to end by itself, which a silent camera does not let it
 logger = logging.getLogger(__name__)
 
@@ -133,7 +134,7 @@ def open_capture(target: str, timeout: float) -> Any:
     """
     cv2 = quiet_cv2()
     if target.isdecimal() or target.startswith("/dev/"):
-        where: int | str = int(target) if target.isdecimal() else target
+        where: int | str = min(int(target), _LAST_CAMERA) if target.isdecimal() else target
         capture = cv2.VideoCapture(where, cv2.CAP_V4L2) if hasattr(cv2, "CAP_V4L2") else cv2.VideoCapture(where)
         hint = "see which there are: ls /dev/video*"
     else:

@@ -91,6 +91,21 @@ def test_lines_say_score_verdict_and_source(tmp_path: Path) -> None:
     assert str(tmp_path / "a.png") in result.stdout
 
 
+def test_odd_names_are_one_line_each_and_keep_their_bytes(tmp_path: Path) -> None:
+    source = picture(tmp_path / "in/a.png").read_bytes()
+    for name in (b"line\nend.png", b"no text \xff.png", "é 🔩.png".encode()):
+        Path(os.fsdecode(os.fsencode(tmp_path / "in") + b"/" + name)).write_bytes(source)
+    text = run(tmp_path / "in", "--save", tmp_path / "out")
+    assert text.exit_code == 0, text.output
+    assert len(text.stdout.splitlines()) == 4
+    assert "line\\nend.png" in text.stdout
+    assert "é 🔩.png" in text.stdout
+    found = {os.fsencode(record["source"]) for record in records(run(tmp_path / "in", "--json"))}
+    assert os.fsencode(tmp_path / "in") + b"/no text \xff.png" in found
+    names = sorted(os.listdir(os.fsencode(tmp_path / "out")))
+    assert names == sorted([b"a.png", b"line\nend.png", b"no text \xff.png", "é 🔩.png".encode()])
+
+
 @pytest.mark.parametrize("way", ["plain", "--source", "folder", "glob", "deep glob"])
 def test_every_way_to_name_pictures(tmp_path: Path, way: str) -> None:
     a, b = picture(tmp_path / "in/good/a.png"), picture(tmp_path / "in/good/b.jpg")
@@ -196,6 +211,8 @@ def test_fail_on_anomaly(tmp_path: Path) -> None:
         (["a.png", "--threshold", "2"], "0<=x<=1"),
         (["a.png", "--threshold", "nan"], "from 0 to 1"),
         (["a.png", "--bit-depth", "8"], "9<=x<=16"),
+        (["a.png", "--timeout", "nan"], "--timeout must be a number of seconds"),
+        (["a.png", "--threads", "100000"], "1<=x<=256"),  # they would all be started
     ],
 )
 def test_wrong_usage_is_2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, args: list[str], message: str) -> None:
@@ -213,6 +230,10 @@ def test_wrong_usage_is_2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, args:
     [
         (["none.png"], "none.png does not exist"),
         (["none/*.png"], "holds no picture and no video"),
+        (["x" * 5000], "does not exist"),  # the disk has no such long names
+        ([""], "an empty name"),  # and not the current folder
+        (["loop.png"], "loop.png cannot be read"),
+        (["--camera", "99999999999"], "camera 99999999999 cannot be opened"),
         (["empty"], "empty holds no picture"),
         (["a.png", "--bundle", "none"], "no bundle at none"),
         (["a.png", "--product", "metal_nutt"], "did you mean metal_nut?"),
@@ -230,6 +251,7 @@ def test_what_the_user_can_fix_is_one_line_and_1(
     monkeypatch.chdir(tmp_path)
     picture(tmp_path / "a.png")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "loop.png").symlink_to("loop.png")
     (tmp_path / "file").touch()
     (tmp_path / "empty.avi").touch()
     (tmp_path / "cut.avi").write_bytes(video(tmp_path / "whole.avi", [0] * 5).read_bytes()[:100])
