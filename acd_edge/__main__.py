@@ -1,4 +1,4 @@
-"""`acd-edge`, and `python -m acd_edge`. Nothing is imported up here, so that Ctrl-C is one line from the first moment."""
+"""`acd-edge`, and `python -m acd_edge`. Nothing is imported up here: Ctrl-C is one line from the first moment."""
 
 
 def main() -> None:

@@ -23,7 +23,6 @@ from acd_edge.__main__ import main
 sys.argv = ["acd-edge", "run", "none.png"]
 main()
 """
-FIRST = "acd_edge.stop"  # its own imports, for Ctrl-C; a request to end has its default, silent way there
 
 
 @pytest.mark.parametrize("module", ["acd_edge.cli", "click", "acd_edge.cli.run", "numpy", "PIL.Image"])
@@ -38,7 +37,7 @@ def test_a_signal_during_an_import_is_one_line(module: str, number: int, words: 
 
 
 def test_ctrl_c_before_anything_was_set_up_is_one_line() -> None:
-    code = STOP_WHEN_IMPORTED.format(module=FIRST, number=int(signal.SIGINT))
+    code = STOP_WHEN_IMPORTED.format(module="acd_edge.stop", number=int(signal.SIGINT))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "Interrupted\n")
 

@@ -59,6 +59,7 @@ def command(
         raise UsageError("give --fp16 or --fp32, not both")
     from acd_edge.checkpoint import builtin_checkpoint, load_checkpoint, read_info
     from acd_edge.lazy import require
+    from acd_edge.runtime.bundle_write import check_target
     from acd_edge.runtime.prompts import parse_product
 
     path = builtin_checkpoint() if checkpoint is None else checkpoint
@@ -66,14 +67,15 @@ def command(
         raise CheckpointError("this installation carries no built-in checkpoint; name one: acd-edge export CKPT")
     words = dict(parse_product(product) for product in products)
     info = read_info(path)
+    precision: Precision = "fp32" if fp32 else "fp16"
+    name = BUILTIN_NAME if checkpoint is None else path.resolve().name
+    target = output or Path(f"{name}-{size or info.config.size}-{precision}")
+    check_target(target, force)  # before the work, and before torch
     for module in ("torch", "onnx"):
         require(module, "export")
     from acd_edge.export.bundle import ExportOptions, export_bundle
     from acd_edge.model.weights import tokenizer_for, tokenizer_json
 
-    precision: Precision = "fp32" if fp32 else "fp16"
-    name = BUILTIN_NAME if checkpoint is None else path.resolve().name
-    target = output or Path(f"{name}-{size or info.config.size}-{precision}")
     click.echo(f"read {path}", err=True)
     model = load_checkpoint(path, size=size, clip_weights=clip_weights)
     if domain is not None:

@@ -113,6 +113,8 @@ FAULTS: list[tuple[Callable[[Path], object], str]] = [
     (lambda path: (path / "backbone.json").unlink(), "backbone.json is missing"),
     (lambda path: (path / "config.json").write_text("{"), "config.json cannot be read"),
     (lambda path: (path / "config.json").write_text("[1]"), "must hold an object, got list"),
+    (lambda path: (path / "config.json").write_text("[" * 100_000), "config.json cannot be read"),
+    (_config(lambda c: c["model"].update(alpha=float("nan"))), "alpha must be a number, got nan"),
     (_config(lambda c: c.update(schema=2)), "has schema 2, this acd-edge reads up to 1; update acd-edge"),
     (_config(lambda c: c.pop("schema")), "schema is a whole number from 1, got None"),
     (_config(lambda c: c.update(extra=1)), "it has model, training, extra"),

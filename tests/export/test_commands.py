@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -181,3 +183,20 @@ def test_a_changed_product_loses_its_threshold(tmp_path: Path) -> None:
     call("prompts", "add", path, "brick=the damaged brick", "--force")
     with Bundle.open(path) as opened:
         assert list(opened.calibration["products"]) == ["road"]
+
+
+@pytest.mark.parametrize(("force", "words"), [([], "exists already"), (["--force"], "is not a bundle")])
+def test_a_place_in_use_is_refused_before_anything_heavy(tmp_path: Path, force: list[str], words: str) -> None:
+    """And nothing is loaded for it, not even torch."""
+    (tmp_path / "papers").mkdir()
+    (tmp_path / "papers" / "thesis").touch()
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(('torch', 'onnx')))\n"
+        f"sys.argv = ['acd-edge', 'export', '-o', {str(tmp_path / 'papers')!r}, *{force}]\n"
+        "from acd_edge.cli import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert (tmp_path / "papers" / "thesis").exists()
