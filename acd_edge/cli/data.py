@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from acd_edge.data.check import CategoryRow, DataReport
     from acd_edge.data.reading import Part
 
+DATA_HELP = "Data set as published, MVTec-layout folder, or .jsonl list (docs/data.md); repeatable."
 LAYOUT_HELP = "The data set's name, where its folder does not tell it: visa, kvasir, ... (docs/data.md)."
 
 

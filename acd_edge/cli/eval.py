@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from acd_edge.cli.data import DATA_HELP, LAYOUT_HELP, Progress
 from acd_edge.config import DOMAINS, Domain
 from acd_edge.errors import SourceError, UsageError
 
 if TYPE_CHECKING:
     from acd_edge.data.samples import Sample
+    from acd_edge.data.zero_shot import TrainingRecord
     from acd_edge.evaluate import Predictor
     from acd_edge.results import At, CategoryReport, Failure, Report
 
@@ -28,11 +30,12 @@ _FAILED = 1
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path), required=False)
 @click.option("--data", "data", type=click.Path(path_type=Path), multiple=True, required=True, metavar="DIR",
-              help="MVTec-layout folder, one of its categories, or a .jsonl list; repeatable.")  # fmt: skip
+              help=DATA_HELP)  # fmt: skip
 @click.option("--root", type=click.Path(path_type=Path), help="What the paths in a .jsonl list are relative to.")
+@click.option("--layout", metavar="NAME", help=LAYOUT_HELP)
 @click.option("--product", "products", multiple=True, metavar="CATEGORY='words'",
-              help="What the prompts call a category; its name with spaces unless given. Repeatable.")  # fmt: skip
-@click.option("--domain", type=click.Choice(DOMAINS), help="Domain of the data; industrial unless given.")
+              help="What the prompts call a category, instead of its set's words or its name. Repeatable.")  # fmt: skip
+@click.option("--domain", type=click.Choice(DOMAINS), help="Domain of the data, instead of their set's or industrial.")
 @click.option("--bundle-domain", is_flag=True, help="Take a bundle of another domain as it is.")
 @click.option("--clip-weights", type=click.Path(path_type=Path), help="Backbone of a checkpoint, where it has moved.")
 @click.option("--size", type=click.IntRange(min=1), help="Input side of a checkpoint in pixels; its own unless given.")
@@ -50,6 +53,7 @@ def command(
     model: Path | None,
     data: tuple[Path, ...],
     root: Path | None,
+    layout: str | None,
     products: tuple[str, ...],
     domain: Domain | None,
     bundle_domain: bool,
@@ -68,7 +72,7 @@ def command(
     category pooled, the mean over the categories. A category without good pictures has no image figures, one without
     masks no pixel figures. A picture that cannot be read is listed, the others are measured, and the exit status is 1.
     """
-    from acd_edge.data.samples import load_data
+    from acd_edge.data.samples import domain_of, load_data, words_of
     from acd_edge.report import check_page, table
     from acd_edge.runtime.bundle import builtin_bundle
     from acd_edge.runtime.prompts import parse_product
@@ -78,11 +82,14 @@ def command(
     if html is not None:
         check_page(html, force=force)
     path = builtin_bundle() if model is None else model
-    words = dict(parse_product(product) for product in products)
-    samples = load_data(data, root, split="test")
+    samples = load_data(data, root, split="test", layout=layout)
+    words = {**words_of(samples), **dict(parse_product(product) for product in products)}
+    if domain is None and not bundle_domain:
+        domain = domain_of(samples)
     flags = _Flags(domain=domain, bundle_domain=bundle_domain, clip_weights=clip_weights, size=size, backend=backend)
     with _opened(path, flags) as subject:
-        report = _measured(subject, samples, words, at=at, ceiling=ceiling, with_page=html is not None)
+        marked = _guarded(path, subject.trained_on, samples, words)
+        report = _measured(subject, samples, words, marked, at=at, ceiling=ceiling, with_page=html is not None)
     about = {"model": str(path), "domain": subject.domain, "backend": subject.backend}
     if as_json:
         click.echo(json.dumps({**about, **report.to_dict()}, indent=2))
@@ -108,7 +115,7 @@ class _Flags:
 
 @dataclass(frozen=True, kw_only=True)
 class _Subject:
-    """What is measured: the predictor with the S, the patch and the resize rule it was made for, and its backend."""
+    """What is measured: the predictor, the S, patch and resize rule it was made for, its backend and its training."""
 
     predictor: Predictor
     size: int
@@ -116,6 +123,7 @@ class _Subject:
     resize_rule: str
     domain: str
     backend: str
+    trained_on: TrainingRecord
 
 
 def kind_of(path: Path) -> str:
@@ -140,6 +148,7 @@ def _opened(path: Path, flags: _Flags) -> Iterator[_Subject]:
         return
     if flags.clip_weights or flags.size:
         raise UsageError("--clip-weights and --size are for checkpoints; a bundle carries its weights and its size")
+    from acd_edge.data.zero_shot import record_of_bundle
     from acd_edge.evaluate import predictor_from_detector
     from acd_edge.runtime.detector import Detector
 
@@ -153,6 +162,7 @@ def _opened(path: Path, flags: _Flags) -> Iterator[_Subject]:
             resize_rule=manifest.resize,
             domain=manifest.domain,
             backend=detector.backend_name,
+            trained_on=record_of_bundle(detector.bundle),
         )
 
 
@@ -171,6 +181,7 @@ def _checkpoint(path: Path, flags: _Flags) -> _Subject:
     if flags.backend != "auto":
         raise UsageError(f"--backend {flags.backend} runs a bundle's graph, {path} is a checkpoint; export it first")
     from acd_edge.checkpoint import load_checkpoint
+    from acd_edge.data.zero_shot import record_of_checkpoint
     from acd_edge.evaluate import predictor_from_model
     from acd_edge.model.weights import tokenizer_for
     from acd_edge.runtime.preprocess import DEFAULT_RESIZE
@@ -184,11 +195,28 @@ def _checkpoint(path: Path, flags: _Flags) -> _Subject:
         resize_rule=DEFAULT_RESIZE,
         domain=model.config.domain,
         backend="torch",
+        trained_on=record_of_checkpoint(path),
     )
 
 
+def _guarded(path: Path, record: TrainingRecord, samples: Sequence[Sample], words: Mapping[str, str]) -> dict[str, str]:
+    """Category -> why it is not zero-shot; pictures that were trained on are refused."""
+    from acd_edge.data.zero_shot import guard
+
+    if record.pictures is None:
+        click.echo(f"{path} does not say which pictures it was trained on; only names are compared", err=True)
+    return guard(samples, record, words, Progress("pictures compared with the trained ones", at_end=False))
+
+
 def _measured(
-    subject: _Subject, samples: Sequence[Sample], words: Mapping[str, str], *, at: At, ceiling: bool, with_page: bool
+    subject: _Subject,
+    samples: Sequence[Sample],
+    words: Mapping[str, str],
+    not_zero_shot: Mapping[str, str],
+    *,
+    at: At,
+    ceiling: bool,
+    with_page: bool,
 ) -> Report:
     """The report; Ctrl-C says first what was done."""
     from acd_edge.evaluate import evaluate
@@ -204,6 +232,7 @@ def _measured(
             resize_rule=subject.resize_rule,
             patch=subject.patch if ceiling else None,
             gallery=GALLERY if with_page else None,
+            not_zero_shot=not_zero_shot,
             listener=voice,
         )
     except KeyboardInterrupt:

