@@ -84,6 +84,7 @@ def command(
       torchrun --nproc-per-node 4 -m acd_edge train ...
     """
     from acd_edge.data.samples import domain_of, load_data, words_of
+    from acd_edge.data.sets import plain
     from acd_edge.train.run import TrainRun, train
     from acd_edge.train.stem import GIB, Room
 
@@ -93,7 +94,7 @@ def command(
     if domain is None and "domain" not in given.model:
         model = model.with_(domain=domain_of(samples))
     recipe = recipe.for_pictures(len(samples))
-    known = {category: [called] for category, called in words_of(samples).items()}
+    known = {category: [called] for category, called in words_of(samples).items() if called != plain(category)}
     words = {**known, **given.words, **_phrases(products)}
     run = TrainRun(model=model, recipe=recipe, data=tuple(map(str, data)), words=words)
     progress = _Progress(recipe.length)
