@@ -58,8 +58,17 @@ class Listener(Protocol):
         """The last picture of a category is done with."""
 
 
-class _Deaf(Listener):
-    """Does nothing with it."""
+class _Deaf:
+    """A listener that does nothing."""
+
+    def picture(self, done: int, total: int, category: str) -> None:
+        pass
+
+    def failure(self, failure: Failure) -> None:
+        pass
+
+    def category(self, name: str, row: CategoryReport) -> None:
+        pass
 
 
 def evaluate(

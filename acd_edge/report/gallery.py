@@ -55,7 +55,7 @@ def _pictures(exhibit: Exhibit, words: str) -> tuple[Bytes, Bytes]:
     zoom = _LONGEST / max(height, width)
     shown_hw = max(1, round(height * zoom)), max(1, round(width * zoom))
     shown = np.asarray(Image.fromarray(picture).resize(shown_hw[::-1], Image.Resampling.LANCZOS))
-    anomaly_map = stretch_map(exhibit.levels.astype(np.float32) / 255, shown_hw)
+    anomaly_map = stretch_map(exhibit.levels.astype(np.float32) / np.float32(255), shown_hw)
     overlay = draw_overlay(shown, anomaly_map, score=exhibit.score, product=words)
     return _padded(_outlined(shown, mask), overlay.shape[1], overlay[-1, 0]), overlay
 

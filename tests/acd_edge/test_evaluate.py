@@ -180,7 +180,7 @@ def test_native_compares_the_enlarged_map_with_the_untouched_mask(tree: Path) ->
     shades, marks = [], []
     for sample in samples:
         picture, mask = read_full(sample)
-        shades.append(stretch_map(brightness(resize(picture, 14), "")[0], mask.shape).ravel())  # type: ignore[arg-type]
+        shades.append(stretch_map(brightness(resize(picture, 14), "")[0], mask.shape).ravel())
         marks.append(mask.ravel())
     expected = metrics.roc_auc_score(np.concatenate(marks), np.concatenate(shades))
     figures = report.categories["metal_nut"].figures
