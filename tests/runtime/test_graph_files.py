@@ -31,7 +31,7 @@ from tests.tiny_bundle import (
 
 def external(name: str, location: str) -> TensorProto:
     """A scalar that lies in another file."""
-    tensor = numpy_helper.from_array(np.float32([7]), name)
+    tensor = numpy_helper.from_array(np.array([7], np.float32), name)
     tensor.ClearField("raw_data")
     tensor.data_location = TensorProto.EXTERNAL
     for key, value in {"location": location, "offset": "0", "length": "4"}.items():
