@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from acd_edge.evaluate import Predictor
     from acd_edge.results import At, CategoryReport, Failure, Report
 
-GALLERY = 3
+GALLERY = 4
 """Pictures of each kind that a page shows of a category."""
 _FAILED = 1
 

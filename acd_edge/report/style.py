@@ -32,6 +32,7 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 th, td { padding: 7px 12px; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
 th { font-weight: 600; color: var(--quiet); font-size: 0.86rem; }
 th:first-child, td:first-child, th.words, td.words { text-align: left; }
+td .badge { white-space: nowrap; }
 td:first-child { white-space: normal; overflow-wrap: anywhere; min-width: 7rem; }
 th:first-child, td:first-child { position: sticky; left: 0; background: var(--card); }
 thead tr:first-child th { text-align: center; border-bottom: 0; padding-bottom: 0; }
@@ -61,7 +62,7 @@ a { color: inherit; text-decoration-color: var(--quiet); text-underline-offset: 
 .chart .curve { fill: none; stroke: var(--curve); stroke-width: 2; stroke-linejoin: round; }
 .chart .area { fill: var(--curve); opacity: 0.12; }
 .chart .good { fill: var(--good); } .chart .defective { fill: var(--defective); }
-.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(340px, 100%), 1fr)); gap: 16px; }
+.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(460px, 100%), 1fr)); gap: 16px; align-items: start; }
 .gallery figure { margin: 0; border: 1px solid var(--line); border-radius: 8px; overflow: hidden; }
 .gallery .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 2px; background: #16181d; align-items: start; }
 .gallery img { width: 100%; height: auto; display: block; }
