@@ -66,11 +66,14 @@ class Oracle:
         adapter: `{"epoch", "image_adapter", "text_adapter"}`.
         size: side S of the input in pixels.
         medical: smoothing and score mix of the medical domain.
+        smooth: smooth the logits, as at inference; in training they are not.
     """
 
-    def __init__(self, clip: Weights, adapter: dict[str, Any], *, size: int = 518, medical: bool = False) -> None:
+    def __init__(
+        self, clip: Weights, adapter: dict[str, Any], *, size: int = 518, medical: bool = False, smooth: bool = True
+    ) -> None:
         self.clip, self.image, self.text = clip, adapter["image_adapter"], adapter["text_adapter"]
-        self.size, self.medical = size, medical
+        self.size, self.medical, self.smooth = size, medical, smooth
         self.patch = clip["visual.conv1.weight"].shape[-1]
         self.groups = sum(name.startswith("m_i_w.") for name in self.image)
         self.positions = resized_table(clip["visual.positional_embedding"], size // self.patch)
@@ -194,7 +197,8 @@ class Oracle:
         fused = (text.permute(1, 0, 2, 3) * gate.unsqueeze(2)).sum(dim=1)  # (B, D, 2)
         side = round(tokens.shape[1] ** 0.5)
         logits = (10 * tokens @ fused).permute(0, 2, 1).reshape(-1, 2, side, side)
-        logits = gaussian(logits, 9, 1.5) if self.medical else gaussian(logits, 7, 1.0)
+        if self.smooth:
+            logits = gaussian(logits, 9, 1.5) if self.medical else gaussian(logits, 7, 1.0)
         return F.interpolate(logits, size=self.size, mode="bilinear", align_corners=True)
 
 
