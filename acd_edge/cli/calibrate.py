@@ -12,6 +12,7 @@ from acd_edge.errors import SourceError, UsageError
 if TYPE_CHECKING:
     from acd_edge.calib.threshold import Calibration
     from acd_edge.runtime.detector import Detector
+    from acd_edge.runtime.sources import ReadOptions
 
 BROKEN = 1
 
@@ -29,6 +30,8 @@ BROKEN = 1
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write there; into BUNDLE itself unless told.")
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
+@click.option("--bit-depth", type=click.IntRange(9, 16), default=16, show_default=True, help="As `run` will be given.")
+@click.option("--max-pixels", type=click.IntRange(1), default=100_000_000, show_default=True, help="Likewise.")
 @click.option("--threads", type=click.IntRange(1, 256), metavar="N", help="CPU threads; one for each core unless told.")
 @click.pass_context
 def command(
@@ -40,6 +43,8 @@ def command(
     false_alarm_rate: float,
     output: Path | None,
     force: bool,
+    bit_depth: int,
+    max_pixels: int,
     threads: int | None,
 ) -> None:
     """Choose the threshold of a product from good parts, and write it into the bundle.
@@ -53,6 +58,7 @@ def command(
     from acd_edge.runtime.bundle import check_not_builtin
     from acd_edge.runtime.bundle_write import check_target, rewrite_bundle
     from acd_edge.runtime.detector import Detector
+    from acd_edge.runtime.sources import ReadOptions
 
     target = output or bundle
     check_not_builtin(target, "write the calibrated one elsewhere with -o")
@@ -64,7 +70,7 @@ def command(
                 f"a threshold is kept under the product's name, and {product!r} gives other words than the bundle; "
                 "write them into it first: acd-edge prompts add"
             )
-        scores, failed = _score(detector, good)
+        scores, failed = _score(detector, good, ReadOptions(bit_depth=bit_depth, max_pixels=max_pixels))
         found = calibrate(scores, false_alarm_rate=false_alarm_rate)
         opened = detector.bundle
         content = with_product(opened.calibration, detector.product, found)
@@ -74,10 +80,10 @@ def command(
     ctx.exit(BROKEN if failed else 0)
 
 
-def _score(detector: Detector, texts: tuple[str, ...]) -> tuple[list[float], int]:
+def _score(detector: Detector, texts: tuple[str, ...], options: ReadOptions) -> tuple[list[float], int]:
     from acd_edge.runtime.sources import open_sources
 
-    sources, errors = open_sources(texts)
+    sources, errors = open_sources(texts, options)
     if errors:
         raise errors[0]
     if any(source.kind == "live" for source in sources):

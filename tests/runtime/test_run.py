@@ -426,6 +426,22 @@ def test_calibrated_bundle_decides(tmp_path: Path) -> None:
     assert told[0]["threshold"] == 1
 
 
+def test_calibrate_reads_as_run_does(tmp_path: Path) -> None:
+    bundle = write_tiny_bundle(tmp_path / "b")
+    (good := tmp_path / "good").mkdir()
+    for index in range(5):
+        Image.fromarray(np.full((9, 9), 3000 + 100 * index, np.uint16)).save(good / f"{index}.png")  # of 4095
+    calibrate = ["calibrate", str(bundle), "--good", str(good), "--false-alarm-rate", "0.2"]
+    assert CliRunner().invoke(cli, [*calibrate, "--bit-depth", "12"]).exit_code == 0
+    found = records(run(good, "--bundle", bundle, "--json", "--bit-depth", "12"))
+    assert [record["anomalous"] for record in found] == [False] * 5
+    assert max(record["score"] for record in found) == pytest.approx(found[0]["threshold"], abs=1e-6)
+    assert CliRunner().invoke(cli, calibrate).exit_code == 0  # the control: at 16 bits they are nearly black
+    blind = records(run(good, "--bundle", bundle, "--json", "--bit-depth", "12"))
+    assert [record["anomalous"] for record in blind] == [True] * 5
+    assert CliRunner().invoke(cli, [*calibrate, "--max-pixels", "80"]).exit_code == 1
+
+
 def test_calibrate_refuses_and_warns(tmp_path: Path) -> None:
     bundle = write_tiny_bundle(tmp_path / "b")
     picture(tmp_path / "good/0.png")
