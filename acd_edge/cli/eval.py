@@ -83,7 +83,8 @@ def command(
         check_page(html, force=force)
     path = builtin_bundle() if model is None else model
     samples = load_data(data, root, split="test", layout=layout)
-    words = {**words_of(samples), **dict(parse_product(product) for product in products)}
+    given = dict(parse_product(product) for product in products)
+    words = {**words_of(samples, given), **given}
     if domain is None and not bundle_domain:
         domain = domain_of(samples)
     flags = _Flags(domain=domain, bundle_domain=bundle_domain, clip_weights=clip_weights, size=size, backend=backend)

@@ -94,8 +94,9 @@ def command(
     if domain is None and "domain" not in given.model:
         model = model.with_(domain=domain_of(samples))
     recipe = recipe.for_pictures(len(samples))
-    known = {category: [called] for category, called in words_of(samples).items() if called != plain(category)}
-    words = {**known, **given.words, **_phrases(products)}
+    words = {**given.words, **_phrases(products)}
+    known = {category: [called] for category, called in words_of(samples, words).items() if called != plain(category)}
+    words = {**known, **words}
     run = TrainRun(model=model, recipe=recipe, data=tuple(map(str, data)), words=words)
     progress = _Progress(recipe.length)
     if first := os.environ.get("RANK", "0") == "0":  # of several processes one speaks

@@ -7,7 +7,7 @@ layout that is none of these is a set too, called like the folder; a folder that
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -304,20 +304,20 @@ def _bare(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.casefold())
 
 
-def words_of(samples: Iterable[Sample]) -> dict[str, str]:
-    """Category -> words for the prompts, from the sets that the samples are of.
+def words_of(samples: Iterable[Sample], given: Container[str] = ()) -> dict[str, str]:
+    """Category -> words for the prompts, from the sets that the samples are of; categories in `given` are left out.
 
     Raises:
         DataError: two sets call one category differently.
     """
     words: dict[str, str] = {}
-    for sample in samples:
+    for sample in (sample for sample in samples if sample.category not in given):
         known = DATA_SETS.get(sample.data_set)
         called = known.called(sample.category) if known else plain(sample.category)
         if words.setdefault(sample.category, called) != called:
             raise DataError(
                 f"{sample.category} is '{words[sample.category]}' in one data set and '{called}' in {sample.data_set}; "
-                "take them one at a time"
+                f"give --product {sample.category}='words', or take them one at a time"
             )
     return words
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from acd_edge.data.reading import Sample
+from acd_edge.data.reading import Sample, categories_of
 from acd_edge.data.sets import canonical_name, categories_by_name, plain, words_of
 from acd_edge.errors import CheckpointError, DataError
 from acd_edge.runtime.bundle import Bundle
@@ -109,9 +109,9 @@ def training_record(
     Raises:
         DataError: a file cannot be read.
     """
-    called = words_of(samples)
-    given = words or {}
-    phrases = [phrase for category in called for phrase in (category, *(given.get(category) or [called[category]]))]
+    given = {category: phrases for category, phrases in (words or {}).items() if phrases}
+    called = {**{category: [name] for category, name in words_of(samples, given).items()}, **given}
+    phrases = [phrase for category in categories_of(samples) for phrase in (category, *called[category])]
     return TrainingRecord(
         data_sets=tuple(dict.fromkeys(sample.data_set for sample in samples if sample.data_set)),
         products=tuple(dict.fromkeys(plain(phrase) for phrase in phrases)),
@@ -182,7 +182,7 @@ def guard(
                 f"{len(met)} of {len(samples)} pictures were trained on, the first is {met[0]}; figures on them say "
                 "nothing of new pictures, so evaluate on another data set"
             )
-    called = {**words_of(samples), **(words or {})}
+    called = {**words_of(samples, words or {}), **(words or {})}
     sets = {canonical_name(name) for name in record.data_sets}
     products = {_product(name) for name in record.products} - _NO_PRODUCT
     reasons: dict[str, str] = {}

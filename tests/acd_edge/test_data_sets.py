@@ -205,6 +205,15 @@ def test_sets_of_both_domains_are_told_apart(tmp_path: Path) -> None:
         domain_of(samples)
 
 
+def test_one_category_under_two_names_needs_words(tmp_path: Path) -> None:
+    mvtec_category(tmp_path / "VisA" / "cashew")
+    mvtec_category(tmp_path / "ours" / "cashew")
+    samples = load_data([tmp_path / "VisA", tmp_path / "ours"])
+    with pytest.raises(DataError, match=r"'cashew nut' in one .* 'cashew' in ours; give --product cashew='words'"):
+        words_of(samples)
+    assert words_of(samples, {"cashew": "nut"}) == {}
+
+
 def test_hidden_files_are_no_pictures(tmp_path: Path) -> None:
     """What another system leaves behind in an archive."""
     folder = write_polyps(tmp_path / "Kvasir")
