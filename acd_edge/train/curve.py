@@ -20,7 +20,7 @@ class CsvCurve:
     """One row a step: losses, learning rates, and the seconds since the step before.
 
     Args:
-        path: the file; made with its folder at the first row.
+        path: the file; made with its folder at the first row of a new run.
         recipe: gives the rates.
         done: steps that were done before. Their rows are kept, and later ones, of steps that were lost, are removed.
 
@@ -33,6 +33,8 @@ class CsvCurve:
         self._kept = _rows(path, done) if done else []
         self._file: Any = None
         self._before = time.monotonic()
+        if done:
+            self._begin()
 
     def __call__(self, done: int, losses: StepLosses) -> None:
         """Add the row of step number `done`, from one."""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from acd_edge.data import augment_authors, sampling
-from acd_edge.data.samples import Sample, load_data, read_sample
+from acd_edge.data.samples import Bytes, Sample, load_data, read_sample
 from acd_edge.data.sampling import Batches
 from tests.picture_trees import SIDE, write_category
 
@@ -40,9 +40,12 @@ def test_unchanged_pictures_have_a_key_and_wait_to_be_decoded(
 ) -> None:
     by_file = {sample.image: sample for sample in samples}
     decoded: list[Path] = []
-    monkeypatch.setattr(
-        sampling, "read_sample", lambda sample, size: decoded.append(sample.image) or read_sample(sample, size)
-    )
+
+    def noted(sample: Sample, size: int) -> tuple[Bytes, Bytes]:
+        decoded.append(sample.image)
+        return read_sample(sample, size)
+
+    monkeypatch.setattr(sampling, "read_sample", noted)
     batches = Batches(samples, size=28, batch=8, seed=1, cache_bytes=room, **PLAIN)  # type: ignore[arg-type]
     items = batches.items(0)
     assert not decoded
