@@ -165,5 +165,7 @@ def _galleries(evidence: Evidence, words: str) -> str:
     return (
         gallery("Best heat maps", f"highest {by} of a picture: {line}", evidence.best, words)
         + gallery("Worst heat maps", f"lowest {by} of a picture", evidence.worst, words)
-        + gallery("Good pictures with the highest scores", "false alarms at any threshold below", evidence.alarms, words)
+        + gallery(
+            "Good pictures with the highest scores", "false alarms at any threshold below", evidence.alarms, words
+        )
     )

@@ -62,7 +62,10 @@ a { color: inherit; text-decoration-color: var(--quiet); text-underline-offset: 
 .chart .curve { fill: none; stroke: var(--curve); stroke-width: 2; stroke-linejoin: round; }
 .chart .area { fill: var(--curve); opacity: 0.12; }
 .chart .good { fill: var(--good); } .chart .defective { fill: var(--defective); }
-.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(460px, 100%), 1fr)); gap: 16px; align-items: start; }
+.gallery {
+  display: grid; grid-template-columns: repeat(auto-fill, minmax(min(460px, 100%), 1fr));
+  gap: 16px; align-items: start;
+}
 .gallery figure { margin: 0; border: 1px solid var(--line); border-radius: 8px; overflow: hidden; }
 .gallery .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 2px; background: #16181d; align-items: start; }
 .gallery img { width: 100%; height: auto; display: block; }
