@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
@@ -70,6 +74,52 @@ def test_interrupted_and_resumed_equals_whole(data: Path, tmp_path: Path, monkey
     refused = CliRunner().invoke(cli, ["eval", str(whole), "--data", str(data)])
     assert (refused.exit_code, "6 of 6 pictures were trained on" in refused.stderr) == (1, True)
 
+    curves = [list(csv.reader((folder / "curve.csv").open())) for folder in (whole, halved)]
+    assert [row[0] for row in curves[0]] == ["step", "1", "2", "3"]
+    assert [row[:-1] for row in curves[0]] == [row[:-1] for row in curves[1]]  # all but the seconds
+    again = tmp_path / "again"
+    assert train(data, "--config", str(whole / "train.json"), "-o", str(again)).exit_code == 0
+    assert adapters(again) == adapters(whole)
+
+
+def test_an_unfinished_run_is_not_lost(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "out"
+    step = Trainer.step
+    monkeypatch.setattr(Trainer, "step", lambda self, index: step(self, index) if index < 1 else _interrupt())
+    train(data, "--steps", "2", "-o", str(target))
+    shutil.rmtree(target)
+    refused = train(data, "--steps", "2", "-o", str(target))
+    assert refused.exit_code == 1
+    assert "unfinished run; go on with --resume, or forget it with --force" in refused.stderr
+    (tmp_path / "out.training" / "curve.csv").write_text("step,loss\n")
+    spoiled = train(data, "--steps", "2", "-o", str(target), "--resume")
+    assert spoiled.exit_code == 1
+    assert "curve.csv does not hold the 1 steps" in spoiled.stderr
+
+
+def test_half_precision_in_parts_with_tensorboard(data: Path, tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    flags = ["--steps", "2", "--precision", "bf16", "--accumulate", "2", "--tensorboard", str(tmp_path / "board")]
+    done = train(data, *flags, "-o", str(tmp_path / "out"))
+    assert done.exit_code == 0, done.stderr
+    recipe = read_info(tmp_path / "out").training["recipe"]
+    assert (recipe["precision"], recipe["accumulate"]) == ("bf16", 2)
+    board = accumulator.EventAccumulator(str(tmp_path / "board")).Reload()
+    losses = [(event.step, event.value) for event in board.Scalars("loss/total")]
+    with (tmp_path / "out" / "curve.csv").open() as file:
+        rows = [(int(row["step"]), pytest.approx(float(row["loss"]))) for row in csv.DictReader(file)]
+    assert losses == rows
+    assert len(rows) == 2
+    assert board.Scalars("rate/vision")[0].value == pytest.approx(1e-3)
+
+
+def test_tensorboard_that_is_absent_is_named(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    refused = train(data, "--steps", "1", "--tensorboard", str(tmp_path / "board"), "-o", str(tmp_path / "out"))
+    assert refused.exit_code == 1
+    assert "pip install 'acd-edge[tensorboard]'" in refused.stderr
+    assert not (tmp_path / "out").exists()
+
 
 def test_resume_refuses_another_run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "out"
@@ -88,6 +138,8 @@ def test_resume_refuses_another_run(data: Path, tmp_path: Path, monkeypatch: pyt
         (["--resume"], "there is no unfinished run"),
         (["--groups", "4"], "4 groups do not divide the 6 blocks of the text tower"),
         (["--size", "30"], "size 30 is not a multiple of the patch"),
+        (["--accumulate", "3"], "accumulate = 3 parts do not fit into a batch of 2"),
+        (["--config", "papier"], "no settings at papier; give a JSON file, or one of the recipes builtin, paper"),
         (["--backbone", "vit"], "backbone must be 'compact' or 'clip:<open_clip name>'"),
     ],
 )
@@ -114,6 +166,13 @@ def test_a_wrong_config_file_is_named(data: Path, tmp_path: Path, content: str) 
     refused = train(data, "-o", str(tmp_path / "out"))
     assert refused.exit_code == 1
     assert "lr" in refused.stderr or "small.json" in refused.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there_is_refused(data: Path, tmp_path: Path) -> None:
+    refused = train(data, "-o", str(tmp_path / "out"), "--device", "cuda")
+    assert refused.exit_code == 1
+    assert "--device cuda: " in refused.stderr
 
 
 def _interrupt() -> None:

@@ -33,7 +33,7 @@ from acd_edge.cli import main
 from acd_edge.train.loop import Trainer
 losses = Trainer._losses
 def interrupted(self, items, features):
-    if self.engine.rank == 1 and self.done == STOP - 1:
+    if self.engine.rank == 1 and self.done == STOP - 1 and not self.engine.interrupted:
         os.kill(os.getpid(), signal.SIGINT)
     return losses(self, items, features)
 Trainer._losses = interrupted
