@@ -215,7 +215,7 @@ def _unpacked(path: Path) -> Path:
     try:
         with zipfile.ZipFile(path) as archive:
             _unpack(archive, root)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # or NotImplementedError, a RuntimeError
         _remove_unpacked(root, path)
         raise BundleError(f"it is no bundle, neither a folder nor a readable zip ({error})") from error
     except OSError as error:
