@@ -22,6 +22,7 @@ from acd_edge.data import Sample
 from acd_edge.evaluate import _Tally, predictor_from_detector
 from acd_edge.metrics import EXACT_VALUES
 from acd_edge.runtime import Detector
+from acd_edge.runtime.backends import BackendOptions
 
 BAR = 0.10
 THREADS = 1
@@ -77,7 +78,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=LEAST_ROUNDS)
     options = parser.parse_args()
-    with Detector.load(options.bundle, threads=THREADS) as detector:
+    with Detector.load(options.bundle, options=BackendOptions(threads=THREADS)) as detector:
         pictures, masks = made_pictures(options.pictures, detector.bundle.manifest.size)
         one_round(detector, pictures[:2], masks[:2])
         rounds = [one_round(detector, pictures, masks) for _ in range(options.rounds)]

@@ -19,7 +19,7 @@ from common import LEAST_ROUNDS, finish, spread
 from numpy.typing import NDArray
 
 from acd_edge.runtime import Detector
-from acd_edge.runtime.backends import Array, Backend
+from acd_edge.runtime.backends import Array, Backend, BackendOptions
 from acd_edge.runtime.sinks import Record, json_line
 from acd_edge.runtime.sources import Frame
 
@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=LEAST_ROUNDS)
     options = parser.parse_args()
-    detector = Detector.load(options.bundle, threads=THREADS)
+    detector = Detector.load(options.bundle, options=BackendOptions(threads=THREADS))
     backend = detector._backend = Timed(detector._backend)
     frames = made_frames(options.frames)
     one_round(detector, backend, frames[:2])

@@ -24,6 +24,7 @@ import open_clip
 import torch
 
 from acd_edge.runtime import Detector
+from acd_edge.runtime.backends import BackendOptions
 from acd_edge.runtime.preprocess import resize
 from benchmarks.common import LEAST_ROUNDS, finish, interleaved, ratio, spread
 from tests.oracle import VIT_L_14_336, Oracle, seeded_adapter, seeded_clip, seeded_picture, sentences
@@ -60,7 +61,7 @@ def eager(folder: Path) -> Callable[[], torch.Tensor]:
 
 def exported(bundle: Path) -> Callable[[], np.ndarray]:
     """The graph on the same picture."""
-    detector = Detector.load(bundle, threads=THREADS)
+    detector = Detector.load(bundle, options=BackendOptions(threads=THREADS))
     pixels = resize(seeded_picture(SIZE, SIZE, SEED), SIZE)[None]
     return lambda: detector.infer(pixels)["anomaly_map"]
 

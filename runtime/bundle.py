@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -22,6 +23,7 @@ import numpy as np
 
 import acd_edge
 from acd_edge.errors import BundleError, UsageError
+from acd_edge.runtime.backends import GraphFile
 from acd_edge.runtime.bundle_files import (
     CALIBRATION,
     CHUNK,
@@ -113,6 +115,23 @@ class Bundle:
     def text_encoder_path(self) -> Path | None:
         """The text encoder, or None when the bundle has none."""
         return self.root / TEXT_ENCODER if TEXT_ENCODER in self.manifest.files else None
+
+    @property
+    def model_file(self) -> GraphFile:
+        """The graph as a backend loads it."""
+        return GraphFile(path=self.model_path, precision=self.manifest.precision, digest=self._digest(GRAPH))
+
+    @property
+    def text_encoder_file(self) -> GraphFile | None:
+        """The text encoder as a backend loads it, or None. It computes in float32, whatever holds its weights."""
+        path = self.text_encoder_path
+        return None if path is None else GraphFile(path=path, digest=self._digest(TEXT_ENCODER))
+
+    def _digest(self, graph: str) -> str:
+        """Of a graph and the files it reads its weights from, by the manifest's digests, which were checked."""
+        names = sorted({graph, *external_files(self.root / graph)})
+        lines = (f"{name} {self.manifest.files[name].sha256}\n" for name in names)
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     @property
     def tokenizer_path(self) -> Path:

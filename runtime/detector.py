@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from acd_edge.errors import BackendError, BundleError, UnknownProduct
-from acd_edge.runtime.backends import Array, Backend, check_feed, open_backend, preload
+from acd_edge.runtime.backends import Array, Backend, BackendOptions, check_feed, open_backend, preload
 from acd_edge.runtime.bundle import Bundle, builtin_bundle
 from acd_edge.runtime.manifest import Manifest
 from acd_edge.runtime.picture import MAX_PIXELS, read_picture
@@ -104,7 +104,7 @@ class Detector:
         *,
         product: str = DEFAULT_PRODUCT,
         backend: str = "auto",
-        threads: int | None = None,
+        options: BackendOptions = BackendOptions(),  # noqa: B008  # frozen
     ) -> Detector:
         """Open a bundle and load its graph.
 
@@ -112,7 +112,7 @@ class Detector:
             bundle: a folder, a `.acd` file, or None for the model that the package carries.
             product: a name of the bundle; any name or `NAME=words` where the bundle has a text encoder.
             backend: `auto` or a name of `acd_edge.runtime.backends.BACKENDS`.
-            threads: CPU threads, None for one for each core.
+            options: threads, device, and what else says how the graph is run.
 
         Raises:
             BundleError: see `Bundle.open`.
@@ -125,7 +125,7 @@ class Detector:
                 bundle if isinstance(bundle, Bundle) else Bundle.open(builtin_bundle() if bundle is None else bundle)
             )
             imported.result()
-        graph = open_backend(opened.model_path, backend=backend, threads=threads, precision=opened.manifest.precision)
+        graph = open_backend(opened.model_file, backend=backend, options=options)
         return cls(opened, product=product, backend=graph)
 
     @property
@@ -205,7 +205,7 @@ class Detector:
 
     def _encoder(self, product: str) -> TextEncoder:
         if self._text_encoder is None:
-            graph = self.bundle.text_encoder_path
+            graph = self.bundle.text_encoder_file
             if graph is None:
                 raise UnknownProduct(_unknown(product, self.products))
             self._text_encoder = TextEncoder(graph, self.bundle.tokenizer_path, self.bundle.manifest)

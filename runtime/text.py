@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from acd_edge.errors import BundleError
 from acd_edge.lazy import require
-from acd_edge.runtime.backends import Backend, check_feed, open_backend
+from acd_edge.runtime.backends import Backend, GraphFile, check_feed, open_backend
 from acd_edge.runtime.manifest import Manifest
 from acd_edge.runtime.prompts import product_features
 
@@ -22,7 +22,7 @@ FloatArray = NDArray[np.float32]
 class TextEncoder:
     """The bundle's text tower: a product's words to its features; each is computed once."""
 
-    def __init__(self, graph: Path, tokenizer: Path, manifest: Manifest, *, backend: str = "auto") -> None:
+    def __init__(self, graph: GraphFile, tokenizer: Path, manifest: Manifest, *, backend: str = "auto") -> None:
         self._tokenizer = BundleTokenizer(tokenizer.read_text(encoding="utf-8"), manifest.context_length)
         self._backend: Backend = open_backend(graph, backend=backend)
         self._manifest = manifest

@@ -55,6 +55,7 @@ def command(
     acd-edge calibrate line.acd --good parts/good --product metal_nut --false-alarm-rate 0.02
     """
     from acd_edge.calib.threshold import calibrate, with_product
+    from acd_edge.runtime.backends import BackendOptions
     from acd_edge.runtime.bundle import check_not_builtin
     from acd_edge.runtime.bundle_write import check_target, rewrite_bundle
     from acd_edge.runtime.detector import Detector
@@ -64,7 +65,7 @@ def command(
     check_not_builtin(target, "write the calibrated one elsewhere with -o")
     if output is not None and output.absolute() != bundle.absolute():
         check_target(output, force)
-    with Detector.load(bundle, product=product, threads=threads) as detector:
+    with Detector.load(bundle, product=product, options=BackendOptions(threads=threads)) as detector:
         if not detector.is_named:
             raise UsageError(
                 f"a threshold is kept under the product's name, and {product!r} gives other words than the bundle; "

@@ -96,12 +96,12 @@ def _features(bundle: Bundle, words: Mapping[str, str]) -> dict[str, NDArray[np.
     """By the bundle's own text encoder, without torch."""
     from acd_edge.runtime.text import TextEncoder
 
-    if bundle.text_encoder_path is None:
+    if bundle.text_encoder_file is None:
         raise BundleError(
             f"{bundle.path} carries no text encoder; name the checkpoint it was made from with --from CKPT, "
             "or export it again with --with-text-encoder"
         )
-    encoder = TextEncoder(bundle.text_encoder_path, bundle.tokenizer_path, bundle.manifest)
+    encoder = TextEncoder(bundle.text_encoder_file, bundle.tokenizer_path, bundle.manifest)
     try:
         return {name: encoder.features(phrase) for name, phrase in words.items()}
     finally:

@@ -127,6 +127,7 @@ def command(
 
 def run(config: RunConfig) -> int:
     """Do what the flags say and return the exit status."""
+    from acd_edge.runtime.backends import BackendOptions
     from acd_edge.runtime.detector import Detector
     from acd_edge.runtime.sources import open_sources
 
@@ -138,7 +139,8 @@ def run(config: RunConfig) -> int:
         return FAILED
     if config.save is not None and config.threshold is None and config.bundle is None:
         _check_live_decision(config, sources, None)  # told at once, where no calibration can help
-    with Detector.load(config.bundle, product=config.product, threads=config.threads) as detector:
+    options = BackendOptions(threads=config.threads)
+    with Detector.load(config.bundle, product=config.product, options=options) as detector:
         threshold = _threshold(config, detector)
         if config.fail_on_anomaly and threshold is None:
             raise UsageError("--fail-on-anomaly needs a threshold: give --threshold, or a bundle that was calibrated")

@@ -7,14 +7,17 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from acd_edge.errors import ConfigError, ShapeError
 
-__all__ = ["BACKENDS", "Array", "Backend", "TensorSpec", "check_feed", "open_backend", "preload"]
+__all__ = [
+    "BACKENDS", "DEVICES", "Array", "Backend", "BackendOptions", "Device", "GraphFile", "TensorSpec", "check_feed",
+    "open_backend", "preload",
+]  # fmt: skip
 
 Array = NDArray[Any]
 
@@ -59,22 +62,58 @@ class Backend(Protocol):
         """What the user reads, such as `onnxruntime`."""
 
 
+Device = Literal["auto", "cpu", "gpu"]
+DEVICES: tuple[Device, ...] = ("auto", "cpu", "gpu")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphFile:
+    """A graph to load, and what its bundle says of it.
+
+    Attributes:
+        path: the ONNX file; its external data lies beside it.
+        precision: the manifest's, for a clear refusal where a library cannot run it.
+        digest: sha256 over the graph and its external data, which names an engine made of it; empty where unknown.
+    """
+
+    path: Path
+    precision: str = "fp32"
+    digest: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackendOptions:
+    """How a graph is to be run; what a library does not know of, it refuses.
+
+    Attributes:
+        threads: CPU threads of one run; None is one for each core.
+        device: `gpu` is an error where the graph would run on a CPU; `auto` takes what is there.
+    """
+
+    threads: int | None = None
+    device: Device = "auto"
+
+
 class _Opener(Protocol):
-    def __call__(self, path: Path, *, threads: int | None, precision: str) -> Backend: ...
+    def __call__(self, graph: GraphFile, options: BackendOptions) -> Backend: ...
 
 
 BACKENDS: Mapping[str, str] = MappingProxyType({"onnxruntime": "acd_edge.runtime.backends.ort:OrtBackend"})
 """Name -> where its class is. `auto` takes the first."""
 
 
-def open_backend(path: Path, *, backend: str = "auto", threads: int | None = None, precision: str = "fp32") -> Backend:
+def open_backend(
+    graph: GraphFile,
+    *,
+    backend: str = "auto",
+    options: BackendOptions = BackendOptions(),  # frozen
+) -> Backend:
     """Load a graph.
 
     Args:
-        path: the ONNX file; its external data lies beside it.
+        graph: what to load.
         backend: key of `BACKENDS`, or `auto`.
-        threads: CPU threads of one run; None is one for each core.
-        precision: what the manifest says of the graph, for a clear refusal where a library cannot run it.
+        options: how to run it.
 
     Raises:
         MissingExtra: the library is not installed.
@@ -82,7 +121,7 @@ def open_backend(path: Path, *, backend: str = "auto", threads: int | None = Non
     """
     module, _, attribute = _place(backend).partition(":")
     opener = cast(_Opener, getattr(import_module(module), attribute))
-    return opener(path, threads=threads, precision=precision)
+    return opener(graph, options)
 
 
 def preload(backend: str) -> None:

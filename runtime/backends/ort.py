@@ -13,7 +13,7 @@ import numpy as np
 
 from acd_edge.errors import BackendError, MissingExtra
 from acd_edge.lazy import require
-from acd_edge.runtime.backends import Array, TensorSpec
+from acd_edge.runtime.backends import Array, BackendOptions, GraphFile, TensorSpec
 
 _TYPES: Mapping[str, np.dtype[Any]] = MappingProxyType(
     {
@@ -31,13 +31,14 @@ class OrtBackend:
 
     name = "onnxruntime"
 
-    def __init__(self, path: Path, *, threads: int | None = None, precision: str = "fp32") -> None:
+    def __init__(self, graph: GraphFile, options: BackendOptions) -> None:
         ort = require("onnxruntime", "cpu")
-        if precision == "bf16":
+        path = graph.path
+        if graph.precision == "bf16":
             raise BackendError(f"{path.parent} is a bf16 bundle, which ONNX Runtime's CPU cannot run; export --fp32")
         try:
             self._session: Any = ort.InferenceSession(
-                os.fspath(path), session_options(ort, threads), providers=["CPUExecutionProvider"]
+                os.fspath(path), session_options(ort, options.threads), providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # the library's errors share no base but Exception
             raise BackendError(f"ONNX Runtime {ort.__version__} cannot load {path}: {_first_line(error)}") from error

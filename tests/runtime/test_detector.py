@@ -12,7 +12,7 @@ from PIL import Image
 
 from acd_edge.errors import BackendError, BundleError, ConfigError, MissingExtra, ShapeError, UnknownProduct
 from acd_edge.runtime import Bundle, Detector
-from acd_edge.runtime.backends import BACKENDS, TensorSpec, check_feed, open_backend
+from acd_edge.runtime.backends import BACKENDS, GraphFile, TensorSpec, check_feed, open_backend
 from acd_edge.runtime.detector import stretch_map
 from acd_edge.runtime.preprocess import resize
 from tests.tiny_bundle import SIZE, class_score, tiny_manifest, unit_features, write_tiny_bundle
@@ -116,7 +116,7 @@ def test_unknown_product_names_the_nearest(bundle: Path, product: str, hint: str
 
 def test_graph_and_manifest_must_agree(tmp_path: Path, bundle: Path) -> None:
     opened = Bundle.open(bundle)
-    graph = open_backend(opened.model_path)
+    graph = open_backend(opened.model_file)
     opened.manifest = tiny_manifest(size=28, grid=2)
     with pytest.raises(BundleError, match=r"image: want uint8 \(1, 56, 56, 3\), got uint8 \(1, 28, 28, 3\)"):
         Detector(opened, backend=graph)
@@ -189,7 +189,7 @@ def test_bf16_and_broken_graphs_are_refused_in_one_line(tmp_path: Path) -> None:
         Detector.load(write_tiny_bundle(tmp_path / "b", precision="bf16"))
     (tmp_path / "x.onnx").write_bytes(b"no graph")
     with pytest.raises(BackendError, match="cannot load") as caught:
-        open_backend(tmp_path / "x.onnx")
+        open_backend(GraphFile(path=tmp_path / "x.onnx"))
     assert "\n" not in str(caught.value)
 
 
