@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -12,11 +12,12 @@ from typing import Any, Literal, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from acd_edge.errors import ConfigError, ShapeError
+from acd_edge.errors import ConfigError, ShapeError, UsageError
+from acd_edge.runtime.cuda import Binding
 
 __all__ = [
-    "BACKENDS", "DEVICES", "Array", "Backend", "BackendOptions", "Device", "GraphFile", "TensorSpec", "check_feed",
-    "open_backend", "preload",
+    "BACKENDS", "DEVICES", "Array", "Backend", "BackendOptions", "Device", "GraphFile", "OpenVinoPrecision",
+    "TensorSpec", "check_feed", "check_options", "open_backend", "preload",
 ]  # fmt: skip
 
 Array = NDArray[Any]
@@ -64,6 +65,7 @@ class Backend(Protocol):
 
 Device = Literal["auto", "cpu", "gpu"]
 DEVICES: tuple[Device, ...] = ("auto", "cpu", "gpu")
+OpenVinoPrecision = Literal["f32", "bf16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,10 +90,14 @@ class BackendOptions:
     Attributes:
         threads: CPU threads of one run; None is one for each core.
         device: `gpu` is an error where the graph would run on a CPU; `auto` takes what is there.
+        openvino_precision: what OpenVINO computes in; bf16 is faster where the processor has it, and less exact.
+        cuda: the binding that the TensorRT backend uses, see `acd_edge.runtime.cuda`.
     """
 
     threads: int | None = None
     device: Device = "auto"
+    openvino_precision: OpenVinoPrecision = "f32"
+    cuda: Binding = "auto"
 
 
 class _Opener(Protocol):
@@ -122,6 +128,53 @@ def open_backend(
     module, _, attribute = _place(backend).partition(":")
     opener = cast(_Opener, getattr(import_module(module), attribute))
     return opener(graph, options)
+
+
+def check_options(backend: str, options: BackendOptions) -> None:
+    """Refuse options that a backend has no use for, instead of ignoring them.
+
+    Raises:
+        UsageError: the first of them.
+
+    >>> check_options("tensorrt", BackendOptions(device="cpu"))
+    Traceback (most recent call last):
+        ...
+    acd_edge.errors.UsageError: backend tensorrt runs on an NVIDIA GPU, so it takes no device cpu; leave one of the two
+    """
+    for unfit, reason in _UNFIT.get(backend, ()):
+        if asked := unfit(options):
+            raise UsageError(f"backend {backend} {reason}, so it takes no {asked}; leave one of the two")
+
+
+def _device(unfit: Device) -> _Unfit:
+    return lambda options: f"device {unfit}" if options.device == unfit else None
+
+
+def _threads(options: BackendOptions) -> str | None:
+    return None if options.threads is None else f"threads {options.threads}"
+
+
+def _bf16(options: BackendOptions) -> str | None:
+    return None if options.openvino_precision == "f32" else f"openvino-precision {options.openvino_precision}"
+
+
+def _cuda(options: BackendOptions) -> str | None:
+    return None if options.cuda == "auto" else f"cuda {options.cuda}"
+
+
+_Unfit = Callable[[BackendOptions], str | None]
+_UNFIT: Mapping[str, tuple[tuple[_Unfit, str], ...]] = MappingProxyType(
+    {
+        "tensorrt": (
+            (_device("cpu"), "runs on an NVIDIA GPU"),
+            (_threads, "runs on an NVIDIA GPU"),
+            (_bf16, "computes in the types of the graph"),
+        ),
+        "onnxruntime": ((_bf16, "computes in the types of the graph"), (_cuda, "has its own way to CUDA")),
+        "openvino": ((_device("gpu"), "runs on the CPU"), (_cuda, "runs on the CPU")),
+    }
+)
+"""Backend -> what it cannot take, and why."""
 
 
 def preload(backend: str) -> None:
