@@ -51,6 +51,10 @@ class BackendError(AcdEdgeError, RuntimeError):
     """A runtime library that cannot load or run the graph as asked."""
 
 
+class EngineError(AcdEdgeError, RuntimeError):
+    """An engine that cannot be built, or that this machine may not use."""
+
+
 class SourceError(AcdEdgeError, OSError):
     """A picture, folder, video, camera or stream that cannot be read."""
 
