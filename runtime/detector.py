@@ -22,6 +22,7 @@ from acd_edge.runtime.manifest import Manifest
 from acd_edge.runtime.picture import MAX_PIXELS, read_picture
 from acd_edge.runtime.preprocess import Pixels, check_picture, resize
 from acd_edge.runtime.prompts import DEFAULT_PRODUCT, parse_product
+from acd_edge.runtime.stages import Lap, no_lap
 from acd_edge.runtime.text import TextEncoder
 
 FloatArray = NDArray[np.float32]
@@ -88,10 +89,14 @@ class Detector:
         bundle: where everything came from.
         product: what `predict` looks for, see `set_product`.
         is_named: the name alone would mean the same words, so that a threshold kept under the name fits.
+        lap: called where a stage of `predict` ends, see `acd_edge.runtime.stages`.
     """
+
+    lap: Lap
 
     def __init__(self, bundle: Bundle, *, product: str = DEFAULT_PRODUCT, backend: Backend) -> None:
         self.bundle = bundle
+        self.lap = no_lap
         self._backend = backend
         self._text_encoder: TextEncoder | None = None
         _check_graph(bundle.manifest, backend)
@@ -134,6 +139,11 @@ class Detector:
         return tuple(self.bundle.text_features)
 
     @property
+    def backend(self) -> Backend:
+        """What runs the graph; it stays the detector's own."""
+        return self._backend
+
+    @property
     def backend_name(self) -> str:
         """The library that runs the graph."""
         return self._backend.name
@@ -163,13 +173,14 @@ class Detector:
         """
         if isinstance(image, (str, Path)):
             image = read_picture(image, bit_depth=bit_depth, max_pixels=max_pixels)
+        self.lap("other")
         began = time.perf_counter()
         manifest = self.bundle.manifest
         found = self.infer(resize(check_picture(image), manifest.size, manifest.resize)[None])
         model_map, class_score = found["anomaly_map"][0], float(found["class_score"][0])
         a, b = manifest.score_mix
         score = a * class_score + b * float(model_map.max())
-        return Result(
+        result = Result(
             score=score,
             class_score=class_score,
             model_map=model_map,
@@ -178,12 +189,16 @@ class Detector:
             product=self.product,
             frame_hw=(image.shape[0], image.shape[1]),
         )
+        self.lap("post")
+        return result
 
     def infer(self, pixels: Pixels) -> dict[str, Array]:
         """Run the graph on pixels of the model's size, (1, S, S, 3); the three outputs by name."""
         feed: Mapping[str, NDArray[Any]] = {"image": pixels, "text_features": self._text_features}
         check_feed(feed, self._backend.inputs)
+        self.lap("preprocess")
         found = self._backend.run(feed)
+        self.lap("infer")
         if not np.isfinite(found["class_score"]).all() or not np.isfinite(found["anomaly_map"]).all():
             raise BackendError(f"{self._backend.name} gave NaN; the bundle's precision does not suit this machine")
         return found

@@ -21,11 +21,13 @@ class Frame:
         source: where it came from, as the user would write it.
         index: number in that source, from 0; a live source counts the frames that it dropped too.
         rgb: (H, W, 3) uint8, upright.
+        captured: when a live frame arrived, in seconds of `time.perf_counter`; None for what lies on a disk.
     """
 
     source: str
     index: int
     rgb: Pixels
+    captured: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

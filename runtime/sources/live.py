@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath
 from typing import Any, Literal
@@ -18,6 +19,7 @@ _STREAM = re.compile(r"(rtsp|rtsps|rtmp|http|https|udp|tcp|srt)://", re.IGNORECA
 _SECRET = re.compile(r"(?<=//)[^/@]*@")
 _POLL = 0.2  # seconds; a wait of this length lets Ctrl-C through everywhere
 _LAST_CAMERA = 2**31 - 1  # OpenCV takes no larger index; nor is a camera there
+_OLDEST = 10.0  # seconds; what a driver says of an older frame is on another clock
 _LAST_WAIT = 2.0  # seconds for the reading thread to end by itself, which a silent camera does not let it
 logger = logging.getLogger(__name__)
 
@@ -36,6 +38,8 @@ class LiveSource:
 
     Attributes:
         read, dropped: frames read so far, and those among them that nobody took.
+        timed_by: whose word `Frame.captured` is: the camera's `driver`, which knows when its buffer was filled, or
+            `arrival`, the moment at which OpenCV gave the frame; what came before that moment is not known then.
     """
 
     kind: Literal["live"] = "live"
@@ -51,6 +55,7 @@ class LiveSource:
     ) -> None:
         self.name = f"camera {target}" if target.isdecimal() else _SECRET.sub("", target)
         self.read = self.dropped = 0
+        self.timed_by: Literal["driver", "arrival"] = "arrival"
         self._target = target
         self._timeout = timeout
         self._max_pixels = max_pixels
@@ -94,9 +99,10 @@ class LiveSource:
         capture = None
         try:
             capture = self._opener(self._target, self._timeout)
-            for rgb in _decoded(capture, self._stop):
+            for rgb, arrived, filled in _decoded(capture, self._stop):
                 check_size(self.name, rgb.shape[1::-1], self._max_pixels)
-                self._offer(rgb)
+                self.timed_by = "arrival" if filled is None else "driver"
+                self._offer(rgb, arrived if filled is None else filled)
         except BaseException as error:  # noqa: BLE001  # told by the thread that takes frames
             self._failure = error
         finally:
@@ -106,10 +112,10 @@ class LiveSource:
                 self._ended = True
                 self._changed.notify_all()
 
-    def _offer(self, rgb: Any) -> None:
+    def _offer(self, rgb: Any, captured: float) -> None:
         with self._changed:
             self.dropped += self._newest is not None
-            self._newest = Frame(self.name, self.read, rgb)
+            self._newest = Frame(self.name, self.read, rgb, captured)
             self.read += 1
             self._changed.notify_all()
 
@@ -156,10 +162,23 @@ def _open_stream(cv2: Any, target: str, timeout: float) -> Any:
     return cv2.VideoCapture(target, cv2.CAP_FFMPEG, limits)
 
 
-def _decoded(capture: Any, stop: threading.Event) -> Iterator[Any]:
+def _decoded(capture: Any, stop: threading.Event) -> Iterator[tuple[Any, float, float | None]]:
+    """Frames with the moment of their arrival, and the driver's where it tells one."""
     cv2 = quiet_cv2()
+    on_v4l2 = _is_v4l2(capture)
     while not stop.is_set():
         read, bgr = capture.read()
+        arrived = time.perf_counter()
         if not read:
             return
-        yield cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+        filled = capture.get(cv2.CAP_PROP_POS_MSEC) / 1e3 if on_v4l2 else 0.0
+        yield cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), arrived, filled if 0 <= arrived - filled < _OLDEST else None
+
+
+def _is_v4l2(capture: Any) -> bool:
+    """Whether POS_MSEC is the stamp of V4L2's buffer, on the clock of `time.perf_counter`.
+
+    Linux' drivers stamp by CLOCK_MONOTONIC (V4L2_BUF_FLAG_TIMESTAMP_MONOTONIC), which is that clock there.
+    """
+    name = getattr(capture, "getBackendName", str)()
+    return bool(name == "V4L2") and "CLOCK_MONOTONIC" in time.get_clock_info("perf_counter").implementation

@@ -173,3 +173,43 @@ def test_frames_larger_than_told_are_refused_too(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(cv2, "VideoCapture", lambda *_: LyingCapture())
     with pytest.raises(SourceError, match=r"clip.avi has 64 x 48 = 3,072 pixels"):
         list(VideoSource(path, path, 3071).frames())  # type: ignore[arg-type]  # the output is not used
+
+
+class TimedCapture:
+    """Two frames, whose buffer was filled some seconds before the driver gave them away."""
+
+    def __init__(self, backend: str, age: float) -> None:
+        self.backend, self.age, self.left = backend, age, 2
+
+    def getBackendName(self) -> str:
+        return self.backend
+
+    def read(self) -> tuple[bool, np.ndarray | None]:
+        self.left -= 1
+        return self.left >= 0, np.zeros((4, 6, 3), np.uint8)
+
+    def get(self, key: int) -> float:
+        assert key == cv2.CAP_PROP_POS_MSEC
+        return (time.perf_counter() - self.age) * 1e3
+
+    def release(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("backend", "age", "timed_by", "least"),
+    [
+        ("V4L2", 0.5, "driver", 0.5),
+        ("FFMPEG", 0.5, "arrival", 0.0),  # POS_MSEC is a place in the stream there
+        ("V4L2", 1e9, "arrival", 0.0),  # an OpenCV that gives no stamp, or another clock's
+        ("V4L2", -5.0, "arrival", 0.0),
+    ],
+)
+def test_a_live_frame_says_when_it_was_captured(backend: str, age: float, timed_by: str, least: float) -> None:
+    began = time.perf_counter()
+    camera = LiveSource("0", opener=lambda *_: TimedCapture(backend, age))
+    frame = next(camera.frames())
+    assert frame.captured is not None
+    assert camera.timed_by == timed_by
+    assert time.perf_counter() - frame.captured >= least
+    assert frame.captured > (began if timed_by == "arrival" else began - age)
