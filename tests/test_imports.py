@@ -32,7 +32,7 @@ MAY_IMPORT = {  # the arrows of the design, besides SHARED; acd_edge itself may 
         *("acd_edge.model", "acd_edge.checkpoint"),
     },
 }
-DEVICE = ("acd_edge.runtime", "acd_edge.calib")
+DEVICE = ("acd_edge.runtime", "acd_edge.calib", "acd_edge.device")
 
 
 def below(name: str, *parents: str) -> bool:
