@@ -1,4 +1,4 @@
-"""Which files a graph reads beside itself, told without the package onnx: a walk over the file's protocol buffers.
+"""Which files a graph reads beside itself, and its operators, told without the package onnx: a walk over the file.
 
 An ONNX tensor may lie in another file, whose name stands in the graph. A library that loads the graph opens that file,
 so a bundle's graphs may name nothing but the bundle's own files.
@@ -34,6 +34,8 @@ FIELDS: Mapping[str, Mapping[int, str]] = MappingProxyType(
     }
 )
 _PAIR, _KEY, _VALUE, _LOCATION = "StringStringEntryProto", 1, 2, b"location"
+_OPERATOR = 4  # the field of a node that names what it does
+_WITH_NODES = frozenset({"GraphProto", "NodeProto", "AttributeProto", "FunctionProto", "TrainingInfoProto"})
 _VARINT, _64_BIT, _BYTES, _32_BIT = 0, 1, 2, 5  # wire types; the old groups, 3 and 4, stand in no ONNX file
 _LONGEST_VARINT = 10  # bytes
 
@@ -51,6 +53,31 @@ def external_files(path: Path) -> set[str]:
             return {name.decode(errors="replace") for name in _locations(data)}
         except (IndexError, ValueError) as error:
             raise BundleError(f"{path.name} is no ONNX graph: {error}; export the bundle again") from error
+
+
+def op_types(path: Path) -> set[str]:
+    """The operators that the graph in `path` uses, such as `MatMul`, those of inner graphs and functions included.
+
+    Raises:
+        BundleError: the file is no ONNX graph.
+    """
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        try:
+            return {name.decode(errors="replace") for name in _operators(data)}
+        except (IndexError, ValueError) as error:
+            raise BundleError(f"{path.name} is no ONNX graph: {error}; export the bundle again") from error
+
+
+def _operators(data: mmap.mmap) -> Iterator[bytes]:
+    waiting = [("ModelProto", 0, len(data))]
+    while waiting:
+        message, start, end = waiting.pop()
+        inner = FIELDS.get(message, {})
+        for number, low, high in _fields(data, start, end):
+            if message == "NodeProto" and number == _OPERATOR:
+                yield data[low:high]
+            elif inner.get(number) in _WITH_NODES:
+                waiting.append((inner[number], low, high))
 
 
 def _locations(data: mmap.mmap) -> Iterator[bytes]:

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from acd_edge.errors import BundleError
 from acd_edge.runtime.bundle import Bundle, write_bundle
-from acd_edge.runtime.graph_files import FIELDS, external_files
+from acd_edge.runtime.graph_files import FIELDS, external_files, op_types
 from tests.tiny_bundle import (
     tiny_features,
     tiny_golden,
@@ -179,3 +179,17 @@ def test_no_bytes_raise_anything_else(tmp_path_factory: pytest.TempPathFactory, 
 
 def test_exported_graphs_pass(tmp_path: Path) -> None:
     assert external_files(write_tiny_bundle(tmp_path / "b") / "model.onnx") == set()
+
+
+def test_operators_of_a_graph_and_of_what_it_holds(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    onnx.save(tiny_graph(), path)
+    assert op_types(path) == {node.op_type for node in tiny_graph().graph.node}
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
+    branch = helper.make_graph([helper.make_node("Softmax", ["x"], ["y"])], "inner", [], [output])
+    chosen = helper.make_node("If", ["c"], ["z"], then_branch=branch, else_branch=branch)
+    onnx.save(helper.make_model(helper.make_graph([chosen], "outer", [], [])), path)
+    assert op_types(path) == {"If", "Softmax"}
+    path.write_bytes(b"no graph")
+    with pytest.raises(BundleError, match=r"model\.onnx is no ONNX graph"):
+        op_types(path)
