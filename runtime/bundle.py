@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import stat
 import sys
@@ -119,13 +120,24 @@ class Bundle:
     @property
     def model_file(self) -> GraphFile:
         """The graph as a backend loads it."""
-        return GraphFile(path=self.model_path, precision=self.manifest.precision, digest=self._digest(GRAPH))
+        return GraphFile(
+            path=self.model_path,
+            precision=self.manifest.precision,
+            digest=self._digest(GRAPH),
+            bundle=self._in_commands,
+        )
 
     @property
     def text_encoder_file(self) -> GraphFile | None:
         """The text encoder as a backend loads it, or None. It computes in float32, whatever holds its weights."""
         path = self.text_encoder_path
-        return None if path is None else GraphFile(path=path, digest=self._digest(TEXT_ENCODER))
+        if path is None:
+            return None
+        return GraphFile(path=path, digest=self._digest(TEXT_ENCODER), bundle=self._in_commands)
+
+    @property
+    def _in_commands(self) -> str:
+        return "" if self.path.resolve() == builtin_bundle().resolve() else shlex.quote(str(self.path))
 
     def _digest(self, graph: str) -> str:
         """Of a graph and the files it reads its weights from, by the manifest's digests, which were checked."""

@@ -76,11 +76,13 @@ class GraphFile:
         path: the ONNX file; its external data lies beside it.
         precision: the manifest's, for a clear refusal where a library cannot run it.
         digest: sha256 over the graph and its external data, which names an engine made of it; empty where unknown.
+        bundle: what the user would name it by in a command that a message proposes; empty for the built-in one.
     """
 
     path: Path
     precision: str = "fp32"
     digest: str = ""
+    bundle: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,8 +106,14 @@ class _Opener(Protocol):
     def __call__(self, graph: GraphFile, options: BackendOptions) -> Backend: ...
 
 
-BACKENDS: Mapping[str, str] = MappingProxyType({"onnxruntime": "acd_edge.runtime.backends.ort:OrtBackend"})
-"""Name -> where its class is. `auto` takes the first."""
+BACKENDS: Mapping[str, str] = MappingProxyType(
+    {
+        "tensorrt": "acd_edge.runtime.backends.trt:TrtBackend",
+        "onnxruntime": "acd_edge.runtime.backends.ort:OrtBackend",
+        "openvino": "acd_edge.runtime.backends.ov:OpenVinoBackend",
+    }
+)
+"""Name -> where its class is, in the order in which `auto` prefers them; see `choice`."""
 
 
 def open_backend(
@@ -123,9 +131,17 @@ def open_backend(
 
     Raises:
         MissingExtra: the library is not installed.
+        UsageError: the backend has no use for an option.
         BackendError: the library refuses the graph.
+        EngineError: `tensorrt` has no engine that may run it.
+        DeviceError: the device is not there, or has not enough memory.
     """
+    if backend == "auto":
+        from acd_edge.runtime.backends.choice import choose_backend
+
+        backend = choose_backend(graph, options)
     module, _, attribute = _place(backend).partition(":")
+    check_options(backend, options)
     opener = cast(_Opener, getattr(import_module(module), attribute))
     return opener(graph, options)
 
@@ -171,7 +187,7 @@ _UNFIT: Mapping[str, tuple[tuple[_Unfit, str], ...]] = MappingProxyType(
             (_bf16, "computes in the types of the graph"),
         ),
         "onnxruntime": ((_bf16, "computes in the types of the graph"), (_cuda, "has its own way to CUDA")),
-        "openvino": ((_device("gpu"), "runs on the CPU"), (_cuda, "runs on the CPU")),
+        "openvino": ((_cuda, "has no use for CUDA"),),
     }
 )
 """Backend -> what it cannot take, and why."""
@@ -179,6 +195,10 @@ _UNFIT: Mapping[str, tuple[tuple[_Unfit, str], ...]] = MappingProxyType(
 
 def preload(backend: str) -> None:
     """Import the library of a backend; a missing one is told later, by `open_backend`."""
+    if backend == "auto":
+        from acd_edge.runtime.backends.choice import likely_backend
+
+        backend = likely_backend()
     module, _, _ = _place(backend).partition(":")
     import_module(module).preload()
 
@@ -199,8 +219,6 @@ def check_feed(feed: Mapping[str, Array], inputs: Mapping[str, TensorSpec]) -> N
 
 
 def _place(backend: str) -> str:
-    if backend == "auto":
-        return next(iter(BACKENDS.values()))
     try:
         return BACKENDS[backend]
     except KeyError:

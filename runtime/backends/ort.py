@@ -1,17 +1,19 @@
-"""ONNX Runtime on the CPU."""
+"""ONNX Runtime, on the CPU or on an NVIDIA GPU by CUDA."""
 
 from __future__ import annotations
 
+import io
+import logging
 import os
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from acd_edge.errors import BackendError, MissingExtra
+from acd_edge.errors import BackendError, DeviceError, MissingExtra
 from acd_edge.lazy import require
 from acd_edge.runtime.backends import Array, BackendOptions, GraphFile, TensorSpec
 
@@ -23,25 +25,24 @@ _TYPES: Mapping[str, np.dtype[Any]] = MappingProxyType(
         "tensor(float16)": np.dtype(np.float16),
     }
 )
-_ERRORS_ONLY = 3
+_ERRORS_ONLY, _FATAL_ONLY, _WARNINGS = 3, 4, 2  # severities of its log; the last is its default
+_CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+
+logger = logging.getLogger(__name__)
 
 
 class OrtBackend:
-    """One session on the CPU, run in one pool of `threads`."""
+    """One session, run on the CPU in one pool of `threads`, or on the GPU where ONNX Runtime can really use it.
 
-    name = "onnxruntime"
+    Attributes:
+        name: `onnxruntime`, or `onnxruntime (CUDA)`.
+    """
 
     def __init__(self, graph: GraphFile, options: BackendOptions) -> None:
         ort = require("onnxruntime", "cpu")
-        path = graph.path
-        if graph.precision == "bf16":
-            raise BackendError(f"{path.parent} is a bf16 bundle, which ONNX Runtime's CPU cannot run; export --fp32")
-        try:
-            self._session: Any = ort.InferenceSession(
-                os.fspath(path), session_options(ort, options.threads), providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # the library's errors share no base but Exception
-            raise BackendError(f"ONNX Runtime {ort.__version__} cannot load {path}: {_first_line(error)}") from error
+        session = _cuda_session(ort, graph, options)
+        self.name = "onnxruntime" if session is None else "onnxruntime (CUDA)"
+        self._session: Any = _cpu_session(ort, graph, options) if session is None else session
         self._inputs = MappingProxyType({entry.name: _spec(entry) for entry in self._session.get_inputs()})
         self._outputs = [entry.name for entry in self._session.get_outputs()]
 
@@ -69,6 +70,69 @@ def preload() -> None:
     """Import the library, in a thread beside other work; the session's own import then costs nothing."""
     with suppress(MissingExtra):
         require("onnxruntime", "cpu")
+
+
+def _cpu_session(ort: Any, graph: GraphFile, options: BackendOptions) -> Any:
+    path = graph.path
+    if graph.precision == "bf16":
+        raise BackendError(f"{path.parent} is a bf16 bundle, which ONNX Runtime's CPU cannot run; export --fp32")
+    try:
+        return ort.InferenceSession(os.fspath(path), session_options(ort, options.threads), providers=[_CPU])
+    except Exception as error:  # the library's errors share no base but Exception
+        raise BackendError(f"ONNX Runtime {ort.__version__} cannot load {path}: {_first_line(error)}") from error
+
+
+def _cuda_session(ort: Any, graph: GraphFile, options: BackendOptions) -> Any | None:
+    """A session that computes on the GPU; None where that is not asked for, or only would be nice.
+
+    Raises:
+        DeviceError: `gpu` was asked for and ONNX Runtime cannot use one.
+    """
+    if options.device == "cpu":
+        return None
+    if _CUDA not in ort.get_available_providers():  # what it was built with, whatever the machine has
+        reason = "it was built for the CPU only; pip install 'acd-edge[gpu]' in place of 'acd-edge[cpu]'"
+    else:
+        session, reason = _try_cuda(ort, graph, options)
+        if session is not None:
+            return session
+        logger.info("ONNX Runtime has CUDA and cannot use it: %s", reason)
+    if options.device == "gpu":
+        raise DeviceError(
+            f"device gpu was asked for and ONNX Runtime {ort.__version__} cannot use one: {reason}. "
+            "On a Jetson: --backend tensorrt"
+        )
+    return None
+
+
+def _try_cuda(ort: Any, graph: GraphFile, options: BackendOptions) -> tuple[Any | None, str]:
+    """The session, or why there is none: left to itself, the library takes the CPU and says so on stdout."""
+    chosen = session_options(ort, options.threads)
+    with _silenced(ort):
+        try:
+            if hasattr(ort, "preload_dlls"):  # finds CUDA in NVIDIA's wheels
+                ort.preload_dlls()
+            session = ort.InferenceSession(os.fspath(graph.path), chosen, providers=[_CUDA, _CPU], enable_fallback=0)
+            session.disable_fallback()
+        except Exception as error:  # noqa: BLE001  # as above
+            return None, _first_line(error)
+    if _CUDA not in session.get_providers():
+        return None, "CUDA, cuDNN or a driver that fits them is missing; see what acd-edge doctor says"
+    return session, ""
+
+
+@contextmanager
+def _silenced(ort: Any) -> Iterator[None]:
+    """Keep what the library prints and logs about a failing provider off our streams; the caller tells it."""
+    printed = io.StringIO()
+    ort.set_default_logger_severity(_FATAL_ONLY)
+    try:
+        with redirect_stdout(printed):
+            yield
+    finally:
+        ort.set_default_logger_severity(_WARNINGS)
+        if said := printed.getvalue().strip():
+            logger.debug("ONNX Runtime: %s", said)
 
 
 def session_options(ort: Any, threads: int | None) -> Any:

@@ -1,0 +1,575 @@
+"""The TensorRT backend against a GPU that records: order of calls, release, CUDA graph, choice of the engine."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import logging
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from acd_edge.errors import AcdEdgeError, BackendError, DeviceError, EngineError, ShapeError
+from acd_edge.runtime import Detector
+from acd_edge.runtime.backends import BackendOptions, choice, open_backend, trt
+from acd_edge.runtime.backends.trt import TrtBackend
+from acd_edge.runtime.bundle import Bundle
+from acd_edge.runtime.engines import Engine, EngineKey, EngineRecord, Stamp, gpu_name, write_engine, write_stamp
+from acd_edge.runtime.stages import TellsStages
+from tests.fake_gpu import DESKTOP, JETSON, DataType, FakeCuda, FakeTensorRT, IoTensor, Plan
+from tests.tiny_bundle import DIM, GROUPS, LENGTH, SIZE, WORDS, write_tiny_bundle
+
+PLAN, TEXT_PLAN, PROMPTS = b"plan of the model", b"plan of the text encoder", 16
+
+
+def model_plan() -> Plan:
+    """What the tiny graph computes."""
+
+    def compute(given: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        features = given["text_features"]
+        odds = (features[:, :, 1] - features[:, :, 0]).sum(axis=(1, 2))
+        return {
+            "anomaly_map": given["image"].mean(axis=3, dtype=np.float32) / np.float32(255),
+            "class_score": (1 / (1 + np.exp(-odds))).astype(np.float32),
+            "fusion_weights": np.full((1, GROUPS, 2, GROUPS), 1 / GROUPS, np.float32),
+        }
+
+    return Plan(
+        {
+            "image": IoTensor(DataType.UINT8, (1, SIZE, SIZE, 3), is_input=True),
+            "text_features": IoTensor(DataType.FLOAT, (1, GROUPS, 2, DIM), is_input=True),
+            "anomaly_map": IoTensor(DataType.FLOAT, (1, SIZE, SIZE)),
+            "class_score": IoTensor(DataType.FLOAT, (1,)),
+            "fusion_weights": IoTensor(DataType.FLOAT, (1, GROUPS, 2, GROUPS)),
+        },
+        compute,
+    )
+
+
+def text_plan() -> Plan:
+    """What the tiny text encoder computes; the number of sentences is free."""
+    table = np.random.default_rng(5).normal(size=(len(WORDS), GROUPS * DIM)).astype(np.float32)
+
+    def compute(given: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        kept = table[given["input_ids"]] * given["attention_mask"][..., None].astype(np.float32)
+        levels = kept.sum(axis=1).reshape(-1, GROUPS, DIM)
+        return {"prompt_features": levels / np.maximum(np.linalg.norm(levels, axis=2, keepdims=True), 1e-9)}
+
+    ids = IoTensor(DataType.INT64, (-1, LENGTH), is_input=True, profile=((1, LENGTH), (8, LENGTH), (PROMPTS, LENGTH)))
+    return Plan(
+        {
+            "input_ids": ids,
+            "attention_mask": ids,
+            "prompt_features": IoTensor(DataType.FLOAT, (-1, GROUPS, DIM)),
+        },
+        compute,
+        lambda shapes: {"prompt_features": (shapes["input_ids"][0], GROUPS, DIM)},
+    )
+
+
+class Machine:
+    """A made device with its engine cache; `open_cuda` and `tensorrt` are its own."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, cuda: FakeCuda) -> None:
+        self.cuda = cuda
+        self.trt = FakeTensorRT(cuda, {PLAN: model_plan(), TEXT_PLAN: text_plan()})
+        monkeypatch.setattr(trt, "open_cuda", lambda which="auto": cuda)
+        monkeypatch.setattr(trt, "load_tensorrt", lambda: self.trt)
+        monkeypatch.setattr(trt, "_told", set())
+        monkeypatch.setattr(choice, "_told", set())
+
+    @property
+    def calls(self) -> list[str]:
+        return self.cuda.calls
+
+    def engine(self, bundle: Path, *, plan: bytes = PLAN, passed: bool | None = True, **key: Any) -> Engine:
+        """Put an engine of a bundle into the cache."""
+        with Bundle.open(bundle) as opened:
+            graph = opened.model_file if plan == PLAN else opened.text_encoder_file
+            assert graph is not None
+        own = EngineKey(
+            **{
+                "graph": graph.digest,
+                "tensorrt": self.trt.__version__,
+                "gpu": gpu_name(self.cuda.facts),
+                "driver": self.cuda.facts.driver,
+                **key,
+            }
+        )
+        sha256 = hashlib.sha256(plan).hexdigest()
+        record = EngineRecord(
+            key=own, plan_sha256=sha256, plan_bytes=len(plan), precision="fp16", layers=3, fused_attentions=0,
+            build_seconds=1.0, inputs={}, outputs={},
+        )  # fmt: skip
+        engine = write_engine(own, plan, record)
+        return engine if passed is None else write_stamp(engine, Stamp(passed=passed, plan_sha256=sha256))
+
+    def released(self) -> bool:
+        """Nothing is left on the device."""
+        gc.collect()
+        return not (self.cuda.memory or self.cuda.queues or self.cuda.graphs or self.cuda.capturing)
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACD_EDGE_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    return Machine(monkeypatch, FakeCuda(DESKTOP))
+
+
+@pytest.fixture
+def jetson(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    return Machine(monkeypatch, FakeCuda(JETSON))
+
+
+def picture(seed: int = 0) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (SIZE, SIZE, 3), np.uint8)
+
+
+def plain(calls: list[str]) -> list[str]:
+    """Names of the calls, without their arguments."""
+    return [call.split(" ")[0] if not call.startswith("del ") else call for call in calls]
+
+
+# what a run computes and in which order
+
+
+def test_says_what_onnx_runtime_says(bundle: Path, machine: Machine) -> None:
+    machine.engine(bundle)
+    with Detector.load(bundle, backend="tensorrt") as ours, Detector.load(bundle, backend="onnxruntime") as theirs:
+        for seed in range(3):
+            mine, other = ours.predict(picture(seed)), theirs.predict(picture(seed))
+            assert mine.score == pytest.approx(other.score, abs=1e-6)  # rounding of a mean over three channels
+            np.testing.assert_allclose(mine.model_map, other.model_map, atol=1e-6)
+        assert ours.predict(picture(0)).score != ours.predict(picture(1)).score
+        assert ours.backend_name == "tensorrt (fp16)"
+    assert machine.released()
+
+
+def test_prepares_in_the_right_order(bundle: Path, machine: Machine) -> None:
+    machine.engine(bundle)
+    with Detector.load(bundle, backend="tensorrt"):
+        calls = plain(machine.calls)
+    made = ["logger", "runtime", "deserialize", "context", "create_stream", "set_tensor_address", "execute"]
+    assert [calls.index(call) for call in made] == sorted(calls.index(call) for call in made)
+    last_address = max(index for index, call in enumerate(calls) if call == "set_tensor_address")
+    first_execute, begin, end = calls.index("execute"), calls.index("begin_capture"), calls.index("end_capture")
+    assert last_address < first_execute, "an enqueue came before an address"
+    warmed_up = calls[first_execute:begin]
+    assert warmed_up[-1] == "synchronize", "no plain run was finished before the capture"
+    assert calls[begin + 1 : end] == ["execute"], "something else than the enqueue lies in the capture"
+
+
+def test_a_run_copies_and_launches_on_one_stream(bundle: Path, machine: Machine) -> None:
+    machine.engine(bundle)
+    with Detector.load(bundle, backend="tensorrt") as detector:
+        stream = next(iter(machine.cuda.queues))
+        machine.calls.clear()
+        detector.predict(picture())
+        assert machine.calls == [
+            *[f"copy_to_device on {stream}"] * 2,
+            f"launch_graph on {stream}",
+            *[f"copy_to_host on {stream}"] * 3,
+            f"synchronize {stream}",
+        ]
+
+
+def test_a_jetson_copies_nothing(bundle: Path, jetson: Machine) -> None:
+    jetson.engine(bundle)
+    with Detector.load(bundle, backend="tensorrt") as detector:
+        white = detector.predict(np.full((SIZE, SIZE, 3), 255, np.uint8))
+        assert white.model_map.min() == white.model_map.max() == 1.0
+        assert plain(jetson.calls).count("malloc") == 0
+        assert "host_buffer mapped" in jetson.calls
+        assert not [call for call in jetson.calls if call.startswith("copy")]
+        assert "memory shared with the CPU" in detector.backend.details  # type: ignore[attr-defined]
+    assert jetson.released()
+
+
+def test_outputs_are_fresh(bundle: Path, machine: Machine) -> None:
+    machine.engine(bundle)
+    with Detector.load(bundle, backend="tensorrt") as detector:
+        first = detector.predict(picture(0)).model_map
+        kept = first.copy()
+        detector.predict(picture(1))
+        np.testing.assert_array_equal(first, kept)
+
+
+def test_tells_copying_from_computing(bundle: Path, machine: Machine) -> None:
+    machine.engine(bundle)
+    with Detector.load(bundle, backend="tensorrt") as detector:
+        backend = detector.backend
+        assert isinstance(backend, TellsStages)
+        detector.predict(picture())
+        assert backend.stage_ms == {}
+        assert "create_event" not in machine.calls
+        backend.tell_stages(True)
+        detector.predict(picture())
+        assert backend.stage_ms == {"copy": 2.0, "infer": 1.0}  # the made clock ticks once an event
+        backend.tell_stages(False)
+        machine.calls.clear()
+        detector.predict(picture())
+        assert not [call for call in machine.calls if call.startswith("record_event")]
+    assert machine.released()
+
+
+# CUDA graphs and where there are none
+
+
+@pytest.mark.parametrize(
+    ("cuda", "trt_fails", "reason"),
+    [
+        (FakeCuda(name="pycuda", supports_graphs=False), set(), "pycuda has none"),
+        (FakeCuda(), {"capture"}, "refuses to run the engine"),
+        (FakeCuda(fail={"begin_capture": 0}), set(), "made failure of begin_capture"),
+        (FakeCuda(fail={"end_capture": 0}), set(), "made failure of end_capture"),
+    ],
+    ids=["pycuda", "execute", "begin", "end"],
+)
+def test_enqueues_where_no_graph_can_be(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, cuda: FakeCuda,
+    trt_fails: set[str], reason: str,
+) -> None:  # fmt: skip
+    machine = Machine(monkeypatch, cuda)
+    machine.trt.fail = trt_fails
+    machine.engine(bundle)
+    with caplog.at_level(logging.INFO), Detector.load(bundle, backend="tensorrt") as detector:
+        assert not detector.backend.uses_graph  # type: ignore[attr-defined]
+        assert reason in detector.backend.details  # type: ignore[attr-defined]
+        machine.calls.clear()
+        result = detector.predict(np.full((SIZE, SIZE, 3), 255, np.uint8))
+        assert result.model_map.max() == 1.0
+        assert [call for call in plain(machine.calls) if "copy" not in call] == ["execute", "synchronize"]
+    assert len([record for record in caplog.records if "without a CUDA graph" in record.message]) == 1
+    assert machine.released()
+
+
+# release
+
+
+def test_releases_in_the_reverse_order(bundle: Path, machine: Machine) -> None:
+    machine.engine(bundle)
+    detector = Detector.load(bundle, backend="tensorrt")
+    machine.calls.clear()
+    detector.close()
+    calls = plain(machine.calls)
+    assert calls[0] == "synchronize"
+    assert calls[1] == "destroy_graph"
+    assert set(calls[2:-4]) == {"free", "free_host"}
+    assert calls[-4:] == ["destroy_stream", "del context", "del engine", "del runtime"]
+    machine.calls.clear()
+    detector.close()
+    assert machine.calls == []
+    with pytest.raises(BackendError, match="closed"):
+        detector.predict(picture())
+
+
+def loads(bundle: Path) -> AcdEdgeError:
+    """The error that loading ends in, without the frames that it passed."""
+    try:
+        Detector.load(bundle, backend="tensorrt").close()
+    except AcdEdgeError as error:
+        return error.with_traceback(None)
+    raise AssertionError("it loaded")
+
+
+@pytest.mark.parametrize("call", ["create_stream", "host_buffer", "malloc", "copy_to_device", "synchronize"])
+@pytest.mark.parametrize("after", [0, 1])
+def test_a_failing_constructor_leaves_nothing(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, call: str, after: int
+) -> None:
+    if (call, after) in {("create_stream", 1), ("synchronize", 1)}:
+        pytest.skip("it is called once before the capture")
+    machine = Machine(monkeypatch, FakeCuda(fail={call: after}))
+    machine.engine(bundle)
+    assert isinstance(loads(bundle), DeviceError)
+    assert machine.released()
+    assert plain(machine.calls)[-3:] == ["del context", "del engine", "del runtime"]
+
+
+@pytest.mark.parametrize(
+    ("fails", "says", "error", "words"),
+    [
+        ("runtime", "", DeviceError, "the NVIDIA driver does not fit it"),
+        ("deserialize", "The engine plan file is not compatible", EngineError, "is not compatible.*build it again"),
+        ("deserialize", "Requested amount of GPU memory (600) could not be allocated", DeviceError, "no memory"),
+        ("context", "", DeviceError, "no memory for the engine's context: it takes 27 MiB, 3 MiB are free"),
+        ("execute", "", BackendError, "TensorRT 10.3.0 refuses to run the engine"),
+        ("address", "", BackendError, "refuses the address of image"),
+    ],
+)
+def test_refusals_are_one_line(
+    bundle: Path, machine: Machine, fails: str, says: str, error: type[Exception], words: str
+) -> None:
+    machine.engine(bundle)
+    machine.trt.fail, machine.trt.says = {fails}, says
+    found = loads(bundle)
+    assert type(found) is error
+    assert "\n" not in str(found)
+    with pytest.raises(type(found), match=words):
+        raise found
+    assert machine.released()
+
+
+def test_a_failure_in_the_middle_settles_the_stream(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(monkeypatch, FakeCuda())
+    machine.engine(bundle)
+    detector = Detector.load(bundle, backend="tensorrt")
+    machine.cuda.fail["copy_to_host"] = 1  # one output is on its way when the second is refused
+    with pytest.raises(DeviceError):
+        detector.predict(picture())
+    assert not any(machine.cuda.queues.values()), "work was left in flight"
+    del machine.cuda.fail["copy_to_host"]
+    assert detector.predict(np.full((SIZE, SIZE, 3), 255, np.uint8)).model_map.max() == 1.0
+    detector.close()
+    assert machine.released()
+
+
+def test_a_broken_device_does_not_keep_the_rest(bundle: Path, machine: Machine) -> None:
+    machine.engine(bundle)
+    detector = Detector.load(bundle, backend="tensorrt")
+    machine.cuda.fail.update(free=0, free_host=0, destroy_graph=0, destroy_stream=0, synchronize=0)
+    machine.calls.clear()
+    detector.close()
+    assert plain(machine.calls)[-3:] == ["del context", "del engine", "del runtime"]
+
+
+def test_a_type_without_a_numpy_type_is_refused(bundle: Path, machine: Machine) -> None:
+    plan = machine.trt.plans[PLAN]
+    machine.trt.plans[PLAN] = Plan(
+        {**plan.tensors, "anomaly_map": IoTensor(DataType.BF16, (1, SIZE, SIZE))}, plan.compute
+    )
+    machine.engine(bundle)
+    with pytest.raises(BackendError, match="anomaly_map has type BF16"):
+        Detector.load(bundle, backend="tensorrt")
+    assert machine.released()
+
+
+# several workers
+
+
+def test_two_backends_share_weights_and_nothing_else(bundle: Path, machine: Machine) -> None:
+    engine = machine.engine(bundle)
+    backends = [TrtBackend.of_engine(engine, cuda=machine.cuda, trt=machine.trt) for _ in range(2)]
+    calls = plain(machine.calls)
+    assert (calls.count("deserialize"), calls.count("context"), calls.count("create_stream")) == (1, 2, 2)
+    assert calls.count("malloc") == 10
+    features = np.zeros((1, GROUPS, 2, DIM), np.float32)
+    found: dict[int, float] = {}
+
+    def work(index: int) -> None:
+        for _ in range(20):
+            pixels = np.full((1, SIZE, SIZE, 3), 255 * index, np.uint8)
+            found[index] = float(
+                backends[index].run({"image": pixels, "text_features": features})["anomaly_map"].mean()
+            )
+            assert found[index] == float(index)
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {0: 0.0, 1: 1.0}
+    backends[0].close()
+    assert "del engine" not in machine.calls
+    backends[1].close()
+    assert plain(machine.calls)[-2:] == ["del engine", "del runtime"]
+    assert machine.released()
+
+
+# the text encoder
+
+
+def test_a_new_product_needs_no_other_library(
+    talking_bundle: Path, jetson: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Detector.load(talking_bundle, product="brick road", backend="onnxruntime") as detector:
+        theirs = detector.predict(picture()).score
+    for plan in (PLAN, TEXT_PLAN):
+        jetson.engine(talking_bundle, plan=plan)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with Detector.load(talking_bundle, product="brick road") as detector:  # auto: both engines are verified
+        assert detector.predict(picture()).score == pytest.approx(theirs, abs=1e-5)
+        known = detector.predict(picture()).score
+        detector.set_product("metal_nut")
+        assert detector.predict(picture()).score != known
+    assert jetson.released()
+
+
+def test_a_free_axis_gets_buffers_for_the_longest(talking_bundle: Path, machine: Machine) -> None:
+    engine = machine.engine(talking_bundle, plan=TEXT_PLAN)
+    backend = TrtBackend.of_engine(engine, cuda=machine.cuda, trt=machine.trt)
+    assert backend.inputs["input_ids"].shape == (None, LENGTH)
+    assert "a shape is free" in backend.details
+    rng = np.random.default_rng(0)
+    found = {}
+    for count in (3, PROMPTS, 1):
+        ids = rng.integers(2, len(WORDS), (count, LENGTH))
+        found[count] = backend.run({"input_ids": ids, "attention_mask": np.ones_like(ids)})["prompt_features"]
+        assert found[count].shape == (count, GROUPS, DIM)
+        np.testing.assert_allclose(np.linalg.norm(found[count], axis=2), 1, atol=1e-5)
+    calls = plain(machine.calls)
+    assert calls.count("malloc") == 3
+    assert calls.count("set_tensor_address") == 3
+    shaped = max(index for index, call in enumerate(calls) if call == "infer_shapes")
+    assert shaped < max(index for index, call in enumerate(calls) if call == "execute")
+    ids = np.ones((PROMPTS + 1, LENGTH), np.int64)
+    with pytest.raises(ShapeError, match="at most"):
+        backend.run({"input_ids": ids, "attention_mask": ids})
+    backend.close()
+    assert machine.released()
+
+
+# which engine, and what is said of it
+
+
+def test_says_which_command_makes_an_engine(bundle: Path, machine: Machine) -> None:
+    with pytest.raises(EngineError, match=f"no TensorRT engine.*acd-edge compile {bundle}$"):
+        Detector.load(bundle, backend="tensorrt")
+    with pytest.raises(EngineError, match=r"acd-edge compile$"):
+        Detector.load(backend="tensorrt")
+    assert "runtime" not in machine.calls
+
+
+def test_names_what_differs_in_a_stale_engine(bundle: Path, machine: Machine) -> None:
+    machine.engine(bundle, driver="540.3", tensorrt="8.9")
+    with pytest.raises(
+        EngineError, match=r"does not fit.*TensorRT was 8\.9, is 10\.3\.0; the driver was 540\.3, is 560"
+    ):
+        Detector.load(bundle, backend="tensorrt")
+    machine.engine(bundle)
+    Detector.load(bundle, backend="tensorrt").close()
+
+
+def test_refuses_an_engine_that_failed(bundle: Path, machine: Machine) -> None:
+    machine.engine(bundle, passed=False)
+    with pytest.raises(EngineError, match=f"failed its verification.*acd-edge verify {bundle}.*acd-edge compile"):
+        Detector.load(bundle, backend="tensorrt")
+
+
+def test_warns_once_of_an_engine_never_verified(
+    bundle: Path, machine: Machine, caplog: pytest.LogCaptureFixture
+) -> None:
+    machine.engine(bundle, passed=None)
+    for _ in range(2):
+        Detector.load(bundle, backend="tensorrt").close()
+    warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(warnings) == 1
+    assert f"acd-edge verify {bundle}" in warnings[0]
+
+
+def test_an_altered_plan_is_never_deserialised(bundle: Path, machine: Machine) -> None:
+    engine = machine.engine(bundle)
+    engine.plan_path.write_bytes(b"another plan, of someone else")
+    with pytest.raises(EngineError, match="altered"):
+        Detector.load(bundle, backend="tensorrt")
+    assert "deserialize" not in machine.calls
+
+
+@pytest.mark.parametrize(
+    "options",
+    [BackendOptions(device="cpu"), BackendOptions(threads=2), BackendOptions(openvino_precision="bf16")],
+    ids=["cpu", "threads", "bf16"],
+)
+def test_refuses_what_it_has_no_use_for(bundle: Path, machine: Machine, options: BackendOptions) -> None:
+    machine.engine(bundle)
+    with pytest.raises(AcdEdgeError, match="so it takes no"):
+        Detector.load(bundle, backend="tensorrt", options=options)
+
+
+# auto
+
+
+def chosen(bundle: Path, **options: Any) -> str:
+    with Detector.load(bundle, options=BackendOptions(**options)) as detector:
+        return detector.backend_name
+
+
+@pytest.fixture
+def _tensorrt_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = choice.is_installed
+    monkeypatch.setattr(choice, "is_installed", lambda name: name == "tensorrt" or real(name))
+
+
+@pytest.mark.usefixtures("_tensorrt_is_installed")
+class TestAuto:
+    def test_takes_a_verified_engine(self, bundle: Path, machine: Machine) -> None:
+        machine.engine(bundle)
+        assert chosen(bundle) == "tensorrt (fp16)"
+        assert chosen(bundle, device="gpu") == "tensorrt (fp16)"
+
+    @pytest.mark.parametrize("options", [{"device": "cpu"}, {"threads": 1}])
+    def test_passes_over_what_cannot_do_as_asked(self, bundle: Path, machine: Machine, options: Any) -> None:
+        machine.engine(bundle)
+        assert chosen(bundle, **options) == "onnxruntime"
+
+    @pytest.mark.parametrize(
+        ("engine", "words"),
+        [
+            (None, "make one with: acd-edge compile"),
+            ({"passed": None}, "never verified; do it with: acd-edge verify"),
+            ({"passed": False}, "failed its verification"),
+            ({"driver": "540.3"}, "the driver was 540.3, is 560.35.3"),
+        ],
+        ids=["none", "never verified", "failed", "stale"],
+    )
+    def test_tells_in_one_line_why_it_does_not(
+        self, bundle: Path, machine: Machine, caplog: pytest.LogCaptureFixture, engine: Any, words: str
+    ) -> None:
+        if engine is not None:
+            machine.engine(bundle, **engine)
+        assert [chosen(bundle), chosen(bundle)] == ["onnxruntime"] * 2
+        warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+        assert len(warnings) == 1
+        assert words in warnings[0]
+        assert "\n" not in warnings[0]
+        assert "deserialize" not in machine.calls
+
+    def test_says_nothing_where_there_is_no_gpu(
+        self, bundle: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def no_device(which: str = "auto") -> FakeCuda:
+            raise DeviceError("no NVIDIA GPU is visible")
+
+        monkeypatch.setattr(trt, "open_cuda", no_device)
+        assert chosen(bundle) == "onnxruntime"
+        assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+    def test_is_an_error_where_only_tensorrt_is_installed(
+        self, bundle: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(choice, "is_installed", lambda name: name == "tensorrt")
+        with pytest.raises(BackendError, match=r"only TensorRT.*make one with: acd-edge compile"):
+            Detector.load(bundle)
+
+    def test_takes_openvino_only_without_onnx_runtime(
+        self, bundle: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with Bundle.open(bundle) as opened:
+            graph = opened.model_file
+        monkeypatch.setattr(choice, "is_installed", lambda name: name != "tensorrt")
+        assert choice.choose_backend(graph, BackendOptions()) == "onnxruntime"
+        monkeypatch.setattr(choice, "is_installed", lambda name: name == "openvino")
+        assert choice.choose_backend(graph, BackendOptions()) == "openvino"
+
+
+def test_the_graph_of_another_bundle_has_no_engine(tmp_path: Path, bundle: Path, machine: Machine) -> None:
+    machine.engine(bundle)
+    other = write_tiny_bundle(tmp_path / "other", text_encoder=True)
+    with Bundle.open(other) as opened, Bundle.open(bundle) as own:
+        assert opened.model_file.digest == own.model_file.digest  # the same graph: the engine serves both
+        open_backend(opened.model_file, backend="tensorrt").close()
+        text = opened.text_encoder_file
+        assert text is not None
+        with pytest.raises(EngineError, match="no TensorRT engine"):
+            open_backend(text, backend="tensorrt")
