@@ -36,9 +36,9 @@ from acd_edge.runtime.private_files import private_folder, read_private, write_p
 from acd_edge.runtime.staging import staged_folder
 
 __all__ = [
-    "BuildOptions", "Device", "Engine", "EngineKey", "EngineRecord", "Stamp", "State", "TensorRecord", "cache_root",
-    "exact_engine", "gpu_name", "newest_engine", "read_timing_cache", "stale_engine", "write_engine", "write_stamp",
-    "write_timing_cache",
+    "BuildOptions", "Device", "Engine", "EngineKey", "EngineRecord", "Stamp", "State", "TensorRecord", "all_engines",
+    "cache_root", "exact_engine", "gpu_name", "newest_engine", "read_timing_cache", "stale_engine", "write_engine",
+    "write_stamp", "write_timing_cache",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
@@ -179,15 +179,20 @@ def _timing_path(tensorrt: str, device: Device) -> Path:
     return cache_root() / "timing" / f"{digest[:_SHORT]}.cache"
 
 
-def _engines_of(graph_digest: str) -> Iterator[Engine]:
+def all_engines() -> Iterator[Engine]:
+    """Every engine in the cache, of whatever graph, device and release; see its `state`."""
     try:
         folders = sorted(each for each in (cache_root() / "engines").iterdir() if not each.name.startswith("."))
     except OSError:
         return
     for folder in folders:
         engine = _read_engine(folder)
-        if engine is not None and engine.record.key.graph == graph_digest:
+        if engine is not None:
             yield engine
+
+
+def _engines_of(graph_digest: str) -> Iterator[Engine]:
+    return (engine for engine in all_engines() if engine.record.key.graph == graph_digest)
 
 
 def _read_engine(folder: Path) -> Engine | None:

@@ -30,9 +30,10 @@ MAY_IMPORT = {  # the arrows of the design, besides SHARED; acd_edge itself may 
     "acd_edge.export": {
         *("acd_edge.export", "acd_edge.calib", "acd_edge.runtime"),
         *("acd_edge.model", "acd_edge.checkpoint"),
+        "acd_edge.metrics",  # numpy and OpenCV only: verify tells the change of AUROC
     },
 }
-DEVICE = ("acd_edge.runtime", "acd_edge.calib", "acd_edge.device")
+DEVICE = ("acd_edge.runtime", "acd_edge.calib", "acd_edge.device", "acd_edge.doctor")
 
 
 def below(name: str, *parents: str) -> bool:
@@ -41,7 +42,8 @@ def below(name: str, *parents: str) -> bool:
 
 MODULES = modules()
 ON_THE_DEVICE = [name for name in MODULES if below(name, *DEVICE)]
-LIGHT = [name for name in MODULES if below(name, *DEVICE, "acd_edge.cli") or name in SHARED]
+VERIFY = tuple(f"acd_edge.export.{name}" for name in ("verify", "judge", "drift", "references", "tolerance", "bisect"))
+LIGHT = [name for name in MODULES if below(name, *DEVICE, "acd_edge.cli", *VERIFY) or name in SHARED]
 
 
 def imported(source: str) -> Iterator[str]:

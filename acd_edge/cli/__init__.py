@@ -27,7 +27,16 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "info": ("acd_edge.cli.info:command", "Show what a bundle or a checkpoint holds."),
         "prompts": ("acd_edge.cli.prompts:command", "List, add and remove the products of a bundle."),
         "calibrate": ("acd_edge.cli.calibrate:command", "Choose a threshold from pictures of good parts."),
+        "doctor": ("acd_edge.cli.doctor:command", "Tell what this machine has and lacks, and what mends it."),
         "export": ("acd_edge.cli.export:command", "Fold a checkpoint and write a bundle for a device."),
+        "bench": (
+            "acd_edge.cli.bench:command",
+            "Measure latency stage by stage, compare, soak, find what fits a budget.",
+        ),
+        "verify": (
+            "acd_edge.cli.verify:command",
+            "Prove that a bundle or its engine computes here what its source did.",
+        ),
         "eval": ("acd_edge.cli.eval:command", "Measure a checkpoint or a bundle on data sets with masks."),
         "train": ("acd_edge.cli.train:command", "Train the adapters on data sets with masks."),
         "data": ("acd_edge.cli.data:command", "Check a data set: its files, its categories and what they are called."),
