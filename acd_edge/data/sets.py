@@ -16,7 +16,17 @@ from acd_edge.data.layouts import LAYOUTS, PARTS, Layout, Report, folders, list_
 from acd_edge.data.reading import Part, Sample, categories_of
 from acd_edge.errors import ConfigError, DataError
 
-__all__ = ["DATA_SETS", "DataSet", "Listing", "canonical_name", "domain_of", "metrics_of", "open_data", "words_of"]
+__all__ = [
+    "DATA_SETS",
+    "DataSet",
+    "Listing",
+    "canonical_name",
+    "domain_of",
+    "layout_of",
+    "metrics_of",
+    "open_data",
+    "words_of",
+]
 
 _ANY = ""
 _WRAPPERS = 2  # folders around a set, as some archives unpack
@@ -219,7 +229,7 @@ def _open_list(path: Path, root: Path | None, layout: str | None, report: Report
 
 
 def _open_folder(path: Path, layout: str | None, parts: frozenset[Part], report: Report) -> Listing:
-    found = next(((root, form) for form in LAYOUTS for root in _roots(path) if form.fits(root)), None)
+    found = layout_of(path)
     if found is None:
         raise DataError(
             f"{path} holds no category: no folder with train/ or test/ in it or one level below, and no other layout "
@@ -231,6 +241,11 @@ def _open_folder(path: Path, layout: str | None, parts: frozenset[Part], report:
         replace(sample, data_set=name, category=sample.category or name) for sample in form.list(root, parts, report)
     )
     return Listing(path=path, name=name, layout=form.name, samples=tuple(samples))
+
+
+def layout_of(path: Path) -> tuple[Path, Layout] | None:
+    """The first layout that a folder lies in, and where in it; None where it is no data set, such as bare pictures."""
+    return next(((root, form) for form in LAYOUTS for root in _roots(path) if form.fits(root)), None)
 
 
 def _roots(path: Path) -> list[Path]:

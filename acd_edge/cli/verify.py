@@ -1,0 +1,245 @@
+"""`acd-edge verify`: whether a bundle, or its engine, computes here what its source computed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from acd_edge.cli.backend import BackendFlags, backend_flags
+from acd_edge.cli.data import LAYOUT_HELP, Progress
+from acd_edge.errors import UsageError
+
+if TYPE_CHECKING:
+    from acd_edge.export.bisect import Bisection
+    from acd_edge.export.judge import Shown
+    from acd_edge.export.tolerance import Tolerance
+    from acd_edge.export.verify import VerifyReport
+    from acd_edge.runtime.backends import Backend, GraphFile
+    from acd_edge.runtime.bundle import Bundle
+    from acd_edge.runtime.engines import Engine
+    from acd_edge.shown import Found
+
+_FAILED = 1
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path), required=False)
+@backend_flags
+@click.option("--data", type=click.Path(path_type=Path), metavar="PATH",
+              help="Your pictures too: a folder of them, or a data set with labels (docs/data.md).")  # fmt: skip
+@click.option("--product", "products", multiple=True, metavar="NAME[='words']",
+              help="What the pictures show; of a data set CATEGORY='words'. Repeatable.")  # fmt: skip
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Take at most N of the pictures, spread evenly.")
+@click.option("--root", type=click.Path(path_type=Path), help="What the paths in a .jsonl list are relative to.")
+@click.option("--layout", metavar="NAME", help=LAYOUT_HELP)
+@click.option("--checkpoint", type=click.Path(path_type=Path), metavar="CKPT",
+              help="What BUNDLE was made from: compare with it too. Needs torch.")  # fmt: skip
+@click.option("--clip-weights", type=click.Path(path_type=Path), help="Backbone of the checkpoint, where it has moved.")
+@click.option("--tolerance", "tolerances", multiple=True, metavar="NAME=VALUE",
+              help="Another limit than the table's (docs/verify.md): map, score, ... Repeatable.")  # fmt: skip
+@click.option("--bisect", is_flag=True, help="Name the first block of the network that departs. Needs onnx.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the tables.")
+@click.pass_context
+def command(
+    ctx: click.Context,
+    bundle: Path | None,
+    how: BackendFlags,
+    data: Path | None,
+    products: tuple[str, ...],
+    limit: int | None,
+    root: Path | None,
+    layout: str | None,
+    checkpoint: Path | None,
+    clip_weights: Path | None,
+    tolerances: tuple[str, ...],
+    bisect: bool,
+    as_json: bool,
+) -> None:
+    """Compare what BUNDLE (the built-in one unless given) computes on this machine with what its source computed.
+
+    Always with the golden samples that the bundle carries, and the text encoder, where it has one, with the bundle's
+    text features; with --checkpoint and --data also with the source model and on your pictures. The exit status is 1
+    where something departs further than its precision explains. With a TensorRT engine the result is kept beside it.
+
+    \b
+    acd-edge verify
+    acd-edge verify line.acd --backend tensorrt --data parts
+    acd-edge verify line.acd --checkpoint my-checkpoint --bisect
+    """
+    asked = _Pictures(path=data, products=products, limit=limit, root=root, layout=layout)
+    if clip_weights is not None and checkpoint is None:
+        raise UsageError("--clip-weights is for the checkpoint: give --checkpoint CKPT too")
+    from acd_edge.export.tolerance import tolerance_for, with_overrides
+    from acd_edge.runtime.bundle import Bundle, builtin_bundle
+
+    with Bundle.open(builtin_bundle() if bundle is None else bundle) as opened:
+        base = tolerance_for(opened.manifest.precision, openvino_precision=how.openvino_precision)
+        subject = _Subject(opened, how, checkpoint, clip_weights, with_overrides(base, tolerances))
+        found = asked.found(opened)
+        report = subject.verified(found.pictures if found else ())
+        bisection = subject.bisected() if bisect else None
+    unread = {**(found.unread if found else {}), **report.unread}
+    if as_json:
+        _print_json(report, subject.engines, unread, bisection)
+    else:
+        _print_table(report, subject.engines, bisection)
+    for reason in unread.values():
+        click.echo(f"Error: {' '.join(reason.splitlines())}", err=True)
+    if not report.passed:
+        _tell_failure(report, bisection)
+    ctx.exit(0 if report.passed and not unread else _FAILED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pictures:
+    """What the flags say of the user's pictures."""
+
+    path: Path | None
+    products: tuple[str, ...]
+    limit: int | None
+    root: Path | None
+    layout: str | None
+
+    def __post_init__(self) -> None:
+        if self.path is None and (self.products or self.limit or self.root or self.layout):
+            raise UsageError("--product, --limit, --root and --layout say how to read pictures: give --data PATH too")
+
+    def found(self, bundle: Bundle) -> Found | None:
+        """List them, and tell as what they are read."""
+        if self.path is None:
+            return None
+        from acd_edge.shown import find_pictures
+
+        manifest = bundle.manifest
+        found = find_pictures(
+            self.path,
+            size=manifest.size,
+            resize_rule=manifest.resize,
+            products=self.products,
+            root=self.root,
+            layout=self.layout,
+        ).limited(self.limit)
+        _tell(f"{self.path}: {found.as_what}")
+        return found
+
+
+class _Subject:
+    """The bundle on the backend that was asked for; it remembers the engines that ran."""
+
+    def __init__(
+        self, bundle: Bundle, how: BackendFlags, checkpoint: Path | None, clip_weights: Path | None, limits: Tolerance
+    ) -> None:
+        self._bundle, self._how = bundle, how
+        self._checkpoint, self._clip_weights, self._limits = checkpoint, clip_weights, limits
+        self.engines: list[Engine] = []
+
+    def verified(self, pictures: Sequence[Shown]) -> VerifyReport:
+        """Compare, and keep the result beside the engines that ran; not when it is broken off."""
+        from acd_edge.export.verify import stamp_of, verify_bundle
+        from acd_edge.runtime.engines import write_stamp
+
+        count = _Count()
+        try:
+            report = verify_bundle(
+                self._bundle,
+                self._how.backend,
+                self._how.options,
+                pictures=pictures,
+                checkpoint=self._checkpoint,
+                clip_weights=self._clip_weights,
+                tolerance=self._limits,
+                open_graph=self._load,
+                progress=_tell,
+                counted=count,
+            )
+        except KeyboardInterrupt:
+            _tell(f"stopped{count.so_far}; nothing was judged, and no engine was marked")
+            raise
+        self.engines = [write_stamp(engine, stamp_of(report, engine)) for engine in self.engines]
+        return report
+
+    def bisected(self) -> Bisection:
+        """Name the first block that departs."""
+        from acd_edge.export.bisect import bisect_bundle
+
+        return bisect_bundle(
+            self._bundle,
+            self._how.backend,
+            self._how.options,
+            checkpoint=self._checkpoint,
+            clip_weights=self._clip_weights,
+            tolerance=self._limits,
+            progress=_tell,
+        )
+
+    def _load(self, graph: GraphFile) -> Backend:
+        from acd_edge.runtime.backends import open_backend
+
+        if self._how.backend == "tensorrt":
+            backend = self._load_engine(graph)
+        else:
+            backend = open_backend(graph, backend=self._how.backend, options=self._how.options)
+        if (engine := getattr(backend, "engine", None)) is not None:
+            self.engines.append(engine)
+        return backend
+
+    def _load_engine(self, graph: GraphFile) -> Backend:
+        """The engine that is there, in whatever state: to verify one that failed must be possible."""
+        from acd_edge.runtime.backends import check_options
+        from acd_edge.runtime.backends.trt import TrtBackend, usable_engine
+        from acd_edge.runtime.backends.trt_engine import tensorrt_module
+        from acd_edge.runtime.cuda import open_cuda
+        from acd_edge.runtime.engines import newest_engine
+
+        check_options("tensorrt", self._how.options)
+        trt, cuda = tensorrt_module(), open_cuda(self._how.cuda)
+        engine = newest_engine(graph.digest, trt.__version__, cuda.facts)
+        if engine is None:
+            engine = usable_engine(graph, trt.__version__, cuda.facts)  # raises, and says what to do
+        return TrtBackend.of_engine(engine, cuda=cuda, trt=trt)
+
+
+class _Count:
+    """Tells how many pictures are done, and remembers it."""
+
+    def __init__(self) -> None:
+        self._progress = Progress("pictures compared", at_end=False)
+        self.so_far = ""
+
+    def __call__(self, done: int, total: int) -> None:
+        self.so_far = f" after {done} of {total} pictures"
+        self._progress(done, total)
+
+
+def _print_json(
+    report: VerifyReport, engines: Sequence[Engine], unread: Mapping[str, str], bisection: Bisection | None
+) -> None:
+    values = {**report.to_dict(), "engines": [str(engine.folder) for engine in engines], "unread": dict(unread)}
+    if bisection is not None:
+        values["bisect"] = bisection.to_dict()
+    click.echo(json.dumps(values, indent=2, ensure_ascii=False))
+
+
+def _print_table(report: VerifyReport, engines: Sequence[Engine], bisection: Bisection | None) -> None:
+    from acd_edge.report.verification import bisection_table, verification_table
+
+    click.echo(verification_table(report))
+    for engine in engines:
+        click.echo(f"{engine.folder}: marked as {engine.state}")
+    if bisection is not None:
+        click.echo(f"\n{bisection_table(bisection)}")
+
+
+def _tell_failure(report: VerifyReport, bisection: Bisection | None) -> None:
+    from acd_edge.report.verification import failure_line
+
+    click.echo(f"Error: {failure_line(report, bisection)}", err=True)
+
+
+def _tell(line: str) -> None:
+    click.echo(line, err=True)

@@ -1,0 +1,234 @@
+"""Runs what is verified beside what counts as right, and turns the difference into lines with a limit each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from acd_edge.errors import DataError, SourceError
+from acd_edge.export.drift import Apart, Change, Drift, Said, Tally, apart_of
+from acd_edge.export.references import Encode, Features, Reference, Says, Source
+from acd_edge.export.tolerance import TOLERANCES, Tolerance
+from acd_edge.runtime.bundle import Bundle, threshold_of
+from acd_edge.runtime.bundle_files import Golden
+
+__all__ = ["Check", "Comparison", "Judge", "Read", "Shown"]
+
+Pixels = npt.NDArray[np.uint8]
+TEXT = "text_features"
+MARKED = 0.5
+"""From which on a pixel counts as marked, for a product without a calibrated threshold."""
+FREE_PAIRS = 2
+"""Pairs of a good and a defective picture that may change places besides: near scores do within any tolerance."""
+_LIMITS: Mapping[str, str] = {"anomaly_map": "map", "class_score": "class_score", "fusion_weights": "fusion"}
+
+
+class Read(NamedTuple):
+    """A decoded picture, (S, S, 3), and the truth of its pixels, (S, S), where it is known."""
+
+    pixels: Pixels
+    mask: npt.NDArray[np.uint8] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """One of the user's pictures.
+
+    Attributes:
+        name: for messages.
+        words: what its product is called in the prompts.
+        read: decodes it at the bundle's size, by its rule; raises `SourceError` or `DataError`.
+        category: that its figures belong to.
+        label: 0 good, 1 defective, None not known.
+    """
+
+    name: str
+    words: str
+    read: Callable[[], Read]
+    category: str = ""
+    label: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One line of the report.
+
+    Attributes:
+        against: what it was compared with: `golden`, `checkpoint`, `pictures` or `text`; `golden-checkpoint` and
+            `text-checkpoint` are the bundle's own arrays against the checkpoint.
+        output: of the graph, or what follows from the outputs.
+        measure: `cosine`, `difference`, `overlap` or `change`.
+        value: None where it is not a finite number.
+        limit: least of a cosine or an overlap, largest of the others.
+        passed: whether it is inside; what is not finite never is.
+        worst: the picture, product or category that has the value, where one has.
+    """
+
+    against: str
+    output: str
+    measure: str
+    value: float | None
+    limit: float
+    passed: bool
+    worst: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What was compared with one reference.
+
+    Attributes:
+        against: as in `Check`.
+        title: in words: with what, on how many pictures.
+        checks: the lines; what the data do not define has none.
+        drift: the figures behind them; None for text.
+        thresholds: product's words -> from which on a pixel counts as marked.
+        failed: picture -> why it could not be read.
+    """
+
+    against: str
+    title: str
+    checks: tuple[Check, ...]
+    drift: Drift | None = None
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    failed: Mapping[str, str] = field(default_factory=dict)
+
+
+class Judge:
+    """Compares with one reference after the other, under one tolerance."""
+
+    def __init__(self, bundle: Bundle, tolerance: Tolerance) -> None:
+        self._bundle, self._tolerance = bundle, tolerance
+
+    def golden(self, subject: Says, golden: Golden) -> Comparison:
+        """With the samples that the bundle carries, the outputs of the float32 source."""
+        tally = self._tally()
+        for name, pixels, features, wanted in _samples(golden):
+            tally.add(name, subject(pixels, features), wanted, threshold=MARKED)
+        title = f"the graph against the {len(golden.image)} golden samples of the bundle, outputs of its float32 source"
+        return self._compared("golden", title, tally.drift(), {})
+
+    def source(self, subject: Says, source: Source, golden: Golden) -> list[Comparison]:
+        """With the checkpoint: the graph, the golden samples themselves and the text features of the bundle."""
+        mine, stored = self._tally(), self._tally()
+        for name, pixels, features, kept in _samples(golden):
+            wanted = source.reference.says(pixels, features)
+            mine.add(name, subject(pixels, features), wanted, threshold=MARKED)
+            stored.add(name, kept, wanted, threshold=MARKED)
+        title = f"the graph against {source.reference.name}, on the golden pictures"
+        kept_title = f"the golden samples of the bundle against {source.reference.name}"
+        text_title = f"the text features of the bundle against {source.reference.name}"
+        return [
+            self._compared("checkpoint", title, mine.drift(), {}),
+            Judge(self._bundle, TOLERANCES["fp32"])._compared("golden-checkpoint", kept_title, stored.drift(), {}),
+            self._text("text-checkpoint", text_title, source.encode),
+        ]
+
+    def text(self, encode: Encode) -> Comparison:
+        """The bundle's text encoder with the text features in the bundle."""
+        return self._text("text", "the text encoder against the text features of the bundle", encode)
+
+    def pictures(
+        self,
+        subject: Says,
+        reference: Reference,
+        features: Features,
+        pictures: Sequence[Shown],
+        progress: Callable[[int, int], None],
+    ) -> Comparison:
+        """With a reference, on the user's pictures; one that cannot be read is listed and the others are compared.
+
+        Raises:
+            DataError: none can be read.
+        """
+        tally, failed = self._tally(), dict[str, str]()
+        thresholds = {shown.words: self._threshold(shown.words) for shown in pictures}
+        for done, shown in enumerate(pictures, 1):
+            try:
+                read = shown.read()
+            except (DataError, SourceError) as error:
+                failed[shown.name] = str(error)
+            else:
+                known = features(shown.words)
+                found, wanted = subject(read.pixels, known), reference.says(read.pixels, known)
+                tally.add(shown.name, found, wanted, threshold=thresholds[shown.words])
+                if shown.label is not None:
+                    tally.add_label(shown.category, found, wanted, shown.label, read.mask)
+            progress(done, len(pictures))
+        drift = tally.drift()
+        if not drift.pictures:
+            first = next(iter(failed.values()))
+            raise DataError(f"none of the {len(pictures)} pictures could be read; the first: {first}")
+        title = f"the graph against {reference.name}, on {drift.pictures} of your pictures"
+        return self._compared("pictures", title, drift, thresholds, failed)
+
+    def _tally(self) -> Tally:
+        return Tally(self._bundle.manifest.score_mix, self._bundle.manifest.patch)
+
+    def _threshold(self, words: str) -> float:
+        names = [name for name, known in self._bundle.manifest.products.items() if known == words]
+        found = (threshold_of(self._bundle.calibration, name) for name in names)
+        return next((value for value in found if value is not None), MARKED)
+
+    def _compared(
+        self,
+        against: str,
+        title: str,
+        drift: Drift,
+        thresholds: Mapping[str, float],
+        failed: Mapping[str, str] = {},  # read only
+    ) -> Comparison:
+        checks = tuple(_lines(against, drift, self._tolerance))
+        return Comparison(
+            against=against, title=title, checks=checks, drift=drift, thresholds=thresholds, failed=failed
+        )
+
+    def _text(self, against: str, title: str, encode: Encode) -> Comparison:
+        stored, products = self._bundle.text_features, self._bundle.manifest.products
+        far = apart_of((name, encode(words), stored[name]) for name, words in products.items())
+        checks = tuple(_of_output(against, TEXT, far, self._tolerance, self._tolerance.text))
+        return Comparison(against=against, title=title, checks=checks)
+
+
+def _samples(golden: Golden) -> Iterator[tuple[str, Pixels, npt.NDArray[np.float32], Said]]:
+    for index, pixels in enumerate(golden.image):
+        wanted = Said(golden.anomaly_map[index], float(golden.class_score[index]), golden.fusion_weights[index])
+        yield f"sample {index}", pixels, golden.text_features[index], wanted
+
+
+def _lines(against: str, drift: Drift, tolerance: Tolerance) -> Iterator[Check]:
+    for output, far in drift.outputs.items():
+        yield from _of_output(against, output, far, tolerance, getattr(tolerance, _LIMITS[output]))
+    yield _at_most(against, "score", "difference", drift.score, tolerance.score, drift.worst_score)
+    if drift.overlap is not None:
+        yield _at_least(against, "marked pixels", "overlap", drift.overlap, tolerance.overlap)
+    for output, rows in (("pixel AUROC", drift.pixel_auroc), ("image AUROC", drift.image_auroc)):
+        if rows:
+            yield _of_auroc(against, output, rows, tolerance)
+
+
+def _of_output(against: str, output: str, far: Apart, tolerance: Tolerance, limit: float) -> Iterator[Check]:
+    yield _at_least(against, output, "cosine", far.cosine, tolerance.cosine)
+    yield _at_most(against, output, "difference", far.difference, limit, far.worst)
+
+
+def _of_auroc(against: str, output: str, rows: Mapping[str, Change], tolerance: Tolerance) -> Check:
+    """The category that changed most beyond what two pairs changing places do: with few pictures that is much."""
+    excess = {name: abs(row.after - row.before) - FREE_PAIRS * row.step for name, row in rows.items()}
+    worst = max(excess, key=lambda name: excess[name])
+    change, free = abs(rows[worst].after - rows[worst].before), FREE_PAIRS * rows[worst].step
+    return _at_most(against, output, "change", change, tolerance.auroc + free, worst)
+
+
+def _at_most(against: str, output: str, measure: str, value: float | None, limit: float, worst: str) -> Check:
+    passed = value is not None and value <= limit
+    return Check(against=against, output=output, measure=measure, value=value, limit=limit, passed=passed, worst=worst)
+
+
+def _at_least(against: str, output: str, measure: str, value: float | None, limit: float) -> Check:
+    passed = value is not None and value >= limit
+    return Check(against=against, output=output, measure=measure, value=value, limit=limit, passed=passed)

@@ -1,0 +1,120 @@
+"""How far a graph may be from its source: one table, a reason beside each line.
+
+The figures behind the limits are the largest drift that was seen when the built-in model at 280 px said the golden
+samples and 24 labelled pictures (steel, magnetic tiles) in that arithmetic in torch, against its own float32; the
+margin is stated with each. `benchmarks/drift.py` measures them again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from types import MappingProxyType
+
+from acd_edge.errors import UsageError
+
+__all__ = ["TOLERANCES", "Tolerance", "tolerance_for", "with_overrides"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tolerance:
+    """What is allowed; differences are of probabilities, 0 to 1.
+
+    Attributes:
+        cosine: least of any output, over all pictures as one vector.
+        map: largest difference of a pixel of the map.
+        class_score: of the class score.
+        fusion: of a fusion weight.
+        score: of the picture's score.
+        overlap: least share of the marked pixels that both mark.
+        auroc: largest change of a category's pixel or image AUROC, in either direction.
+        text: largest difference of a value of a text feature, which are unit vectors.
+        block: relative error (L2 norm) of a block's output from which on `--bisect` says that it departs.
+    """
+
+    cosine: float
+    map: float
+    class_score: float
+    fusion: float
+    score: float
+    overlap: float
+    auroc: float
+    text: float
+    block: float
+
+    def to_dict(self) -> dict[str, float]:
+        """By name, as a stamp keeps it."""
+        return asdict(self)
+
+    def loosened(self, other: Tolerance) -> Tolerance:
+        """The looser of both, limit by limit."""
+        pairs = ((each.name, getattr(self, each.name), getattr(other, each.name)) for each in fields(self))
+        return Tolerance(**{name: (min if name in _AT_LEAST else max)(mine, yours) for name, mine, yours in pairs})
+
+
+_AT_LEAST = frozenset({"cosine", "overlap"})
+"""Limits that a value may not fall below; the others may not be passed."""
+
+_TEXT = 1e-3  # the encoder computes in float32 whatever the graph does; its matrices are stored in float16: seen 9e-5
+
+TOLERANCES: Mapping[str, Tolerance] = MappingProxyType(
+    {
+        # Another order of float32 sums and nothing else: seen 1.3e-5 in the map (1e-4 at 420 px in ONNX Runtime), 1e-7
+        # in the scores. Times 10. TF32, which GPUs may use for float32 products, is beyond it, and told by that.
+        "fp32": Tolerance(
+            cosine=0.99999, map=1e-3, class_score=1e-4, fusion=1e-4, score=2e-4, overlap=0.99, auroc=2e-4, text=_TEXT,
+            block=1e-3,
+        ),
+        # 11 bits, sums in float32: seen 0.028 in the map, at the edge of a defect; 0.0062 in the class score, 0.0025 in
+        # the weights, 0.0056 in the score; cosine 1 - 8e-6, overlap 0.995, AUROC 3e-4, blocks 3e-3. Times 3, since
+        # another model's edges are steeper; fp16 that overflows is off by far more.
+        "fp16": Tolerance(
+            cosine=0.999, map=0.1, class_score=0.02, fusion=0.02, score=0.02, overlap=0.95, auroc=1e-3, text=_TEXT,
+            block=0.01,
+        ),
+        # 8 bits, sums in float32
+        "bf16": Tolerance(
+            cosine=0.99, map=0.4, class_score=0.1, fusion=0.1, score=0.1, overlap=0.8, auroc=5e-3, text=_TEXT,
+            block=0.08,
+        ),
+        "int8": Tolerance(
+            cosine=0.9, map=0.8, class_score=0.2, fusion=0.2, score=0.2, overlap=0.5, auroc=1e-2, text=_TEXT, block=0.4,
+        ),
+    }
+)  # fmt: skip
+"""Precision of the graph -> what is allowed."""
+
+
+def tolerance_for(precision: str, *, openvino_precision: str = "f32") -> Tolerance:
+    """The line of a precision; bf16's where OpenVINO was told to round further.
+
+    >>> tolerance_for("fp32").map, tolerance_for("fp32", openvino_precision="bf16").map == TOLERANCES["bf16"].map
+    (0.001, True)
+    """
+    own = TOLERANCES[precision]
+    return own.loosened(TOLERANCES["bf16"]) if openvino_precision == "bf16" else own
+
+
+def with_overrides(tolerance: Tolerance, texts: Iterable[str]) -> Tolerance:
+    """With `NAME=VALUE` for some of the limits.
+
+    Raises:
+        UsageError: a name is unknown, or a value is no number from 0.
+
+    >>> with_overrides(tolerance_for("fp16"), ["map=0.2"]).map
+    0.2
+    """
+    known = [each.name for each in fields(Tolerance)]
+    for text in texts:
+        name, _, value = text.partition("=")
+        if name not in known:
+            raise UsageError(f"--tolerance {text}: it is NAME=VALUE, with a name of {', '.join(known)}")
+        try:
+            limit = float(value)
+        except ValueError:
+            limit = math.nan
+        if not (math.isfinite(limit) and limit >= 0):
+            raise UsageError(f"--tolerance {text}: {value!r} is no number from 0")
+        tolerance = replace(tolerance, **{name: limit})
+    return tolerance

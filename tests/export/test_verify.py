@@ -1,0 +1,366 @@
+"""verify on a graph of nine nodes: what passes, what departs and how it is told, references, stamps."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from acd_edge.errors import BundleError, DataError, SourceError, UsageError
+from acd_edge.export.drift import Said, Tally, apart_of
+from acd_edge.export.judge import Read, Shown
+from acd_edge.export.tolerance import TOLERANCES, tolerance_for, with_overrides
+from acd_edge.export.verify import VerifyReport, stamp_of, verify_bundle, verify_engine
+from acd_edge.report.verification import failure_line, verification_table
+from acd_edge.runtime.backends import Backend, BackendOptions, GraphFile, TensorSpec, open_backend
+from acd_edge.runtime.bundle import Bundle, write_bundle
+from acd_edge.runtime.engines import BuildOptions, Engine, EngineKey, EngineRecord, gpu_name, write_engine, write_stamp
+from acd_edge.runtime.text import TextEncoder
+from tests.fake_gpu import DESKTOP, DataType, FakeCuda, FakeTensorRT, IoTensor, Plan
+from tests.tiny_bundle import (
+    DIM,
+    GROUPS,
+    SIZE,
+    tiny_features,
+    tiny_golden,
+    tiny_graph,
+    tiny_manifest,
+    tiny_text_encoder,
+    tiny_tokenizer,
+    write_tiny_bundle,
+)
+
+Outputs = dict[str, NDArray[Any]]
+Change = Callable[[Outputs], None]
+
+
+class Changed:
+    """ONNX Runtime's run with something done to what it says."""
+
+    name = "changed"
+
+    def __init__(self, graph: GraphFile, change: Change) -> None:
+        self._inner = open_backend(graph, backend="onnxruntime", options=BackendOptions(device="cpu"))
+        self._change = change
+
+    @property
+    def inputs(self) -> Mapping[str, TensorSpec]:
+        return self._inner.inputs
+
+    def run(self, feed: Mapping[str, NDArray[Any]]) -> Outputs:
+        found = {name: array.copy() for name, array in self._inner.run(feed).items()}
+        self._change(found)
+        return found
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+def changed(change: Change) -> Callable[[GraphFile], Backend]:
+    return lambda graph: Changed(graph, change)
+
+
+def shift(output: str, by: float) -> Change:
+    def change(found: Outputs) -> None:
+        if output in found:
+            found[output] = found[output] + np.float32(by)
+
+    return change
+
+
+def set_one(output: str, value: float) -> Change:
+    def change(found: Outputs) -> None:
+        if output in found:
+            found[output].reshape(-1)[0] = value
+
+    return change
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    return Bundle.open(write_tiny_bundle(tmp_path / "tiny"))
+
+
+def write_with_text(path: Path) -> Path:
+    """The tiny bundle whose text features are its text encoder's own."""
+    with Bundle.open(write_tiny_bundle(path.with_name("random"), text_encoder=True)) as opened:
+        assert opened.text_encoder_file is not None
+        encoder = TextEncoder(opened.text_encoder_file, opened.tokenizer_path, opened.manifest)
+        features = {name: encoder.features(words) for name, words in opened.manifest.products.items()}
+        encoder.close()
+    files: dict[str, Path | bytes] = {
+        "model.onnx": tiny_graph().SerializeToString(),
+        "text_encoder.onnx": tiny_text_encoder().SerializeToString(),
+        "tokenizer.json": tiny_tokenizer().encode(),
+    }
+    write_bundle(path, tiny_manifest(), files=files, text_features=features, golden=tiny_golden())
+    return path
+
+
+def picture(name: str, brightness: int, *, label: int | None = None, words: str = "object") -> Shown:
+    """Plain grey; a defective one has a white square, and the square as its mask."""
+    pixels, mask = np.full((SIZE, SIZE, 3), brightness, np.uint8), np.zeros((SIZE, SIZE), np.uint8)
+    if label:
+        pixels[10:30, 10:30], mask[10:30, 10:30] = 255, 1
+    return Shown(name=name, words=words, read=lambda: Read(pixels, mask), category="made", label=label)
+
+
+def test_a_right_bundle_passes_and_a_departing_output_is_named(bundle: Bundle) -> None:
+    report = verify_bundle(bundle, "onnxruntime")
+    assert report.passed
+    assert {check.output for check in report.checks} == {
+        *("anomaly_map", "class_score", "fusion_weights", "score", "marked pixels"),
+    }
+    for output, by in (("anomaly_map", 0.01), ("class_score", 1e-3), ("fusion_weights", 1e-3)):
+        wrong = verify_bundle(bundle, open_graph=changed(shift(output, by)))
+        assert not wrong.passed
+        named = {check.output for check in wrong.failures}
+        assert output in named
+        assert named <= {output, "score", "marked pixels"}
+        assert f"at most {getattr(TOLERANCES['fp32'], LIMIT_OF[output]):.3g}" in failure_line(wrong)
+    small = verify_bundle(bundle, open_graph=changed(shift("anomaly_map", 1e-5)))
+    assert small.passed  # the control: a change inside the limit
+
+
+LIMIT_OF = {"anomaly_map": "map", "class_score": "class_score", "fusion_weights": "fusion"}
+
+
+@pytest.mark.parametrize("output", ["anomaly_map", "class_score", "fusion_weights"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_fails_whatever_is_allowed(bundle: Bundle, output: str, value: float) -> None:
+    loose = with_overrides(tolerance_for("int8"), ["map=1e9", "class_score=1e9", "fusion=1e9", "score=1e9", "cosine=0"])
+    report = verify_bundle(bundle, tolerance=loose, open_graph=changed(set_one(output, value)))
+    assert not report.passed
+    failed = [check for check in report.failures if check.output == output]
+    assert [check.value for check in failed] == [None, None]
+    assert f"{output} is not a finite number" in failure_line(report)
+    assert "NaN" in verification_table(report)
+
+
+def test_numbers_are_those_of_numpy(bundle: Bundle) -> None:
+    report = verify_bundle(bundle, open_graph=changed(shift("anomaly_map", 0.125)))
+    golden, found = bundle.golden, {(each.output, each.measure): each.value for each in report.checks}
+    wanted = golden.anomaly_map.astype(np.float64)
+    moved = (golden.anomaly_map + np.float32(0.125)).astype(np.float64)
+    cosine = (moved * wanted).sum() / np.sqrt((moved**2).sum() * (wanted**2).sum())
+    assert found["anomaly_map", "cosine"] == pytest.approx(cosine, abs=1e-7)
+    assert found["anomaly_map", "difference"] == pytest.approx(0.125, abs=1e-6)
+    assert found["score", "difference"] == pytest.approx(0.1 * 0.125, abs=1e-6)  # the mix is 0.9, 0.1
+    both, either = ((moved >= 0.5) & (wanted >= 0.5)).sum(), ((moved >= 0.5) | (wanted >= 0.5)).sum()
+    assert found["marked pixels", "overlap"] == pytest.approx(both / either, abs=1e-3)
+
+
+def test_an_overlap_of_less_than_a_patch_says_nothing() -> None:
+    tally = Tally((0.9, 0.1), patch=14)
+    quiet = Said(np.zeros((56, 56), np.float32), 0.5, np.ones((2, 2, 2)))
+    tally.add("quiet", quiet, quiet)
+    assert tally.drift().overlap is None
+    marked = Said(np.ones((56, 56), np.float32), 0.5, np.ones((2, 2, 2)))
+    tally.add("marked", marked, quiet)
+    assert tally.drift().overlap == 0.0
+
+
+def test_cosine_of_zeros() -> None:
+    zero, one = np.zeros(3), np.ones(3)
+    assert apart_of([("a", zero, zero)]).cosine == 1
+    assert apart_of([("a", zero, one)]).cosine == 0
+
+
+def test_the_text_encoder_is_compared_with_the_text_features(tmp_path: Path) -> None:
+    with Bundle.open(write_with_text(tmp_path / "right")) as right:
+        report = verify_bundle(right)
+        assert report.passed
+        assert {check.against for check in report.checks} == {"golden", "text"}
+    with Bundle.open(write_tiny_bundle(tmp_path / "wrong", text_encoder=True)) as wrong:  # its features are random
+        report = verify_bundle(wrong)
+        assert {check.output for check in report.failures} == {"text_features"}
+        assert "export the bundle again" in failure_line(report)
+        nan = verify_bundle(wrong, open_graph=changed(set_one("prompt_features", float("nan"))))
+        assert [check.value for check in nan.checks if check.against == "text"] == [None, None]
+
+
+def test_pictures_are_compared_with_onnx_runtime_and_change_auroc(bundle: Bundle) -> None:
+    shown = [picture(f"{label}-{grey}", grey, label=label) for label in (0, 1) for grey in (40, 60, 80)]
+
+    def turn(found: Outputs) -> None:
+        """What is dark becomes bright: every ranking is turned round."""
+        found["anomaly_map"] = 1 - found["anomaly_map"]
+
+    report = verify_bundle(bundle, pictures=shown, open_graph=changed(turn))
+    rows = {check.output: check for check in report.checks if check.against == "pictures"}
+    assert rows["pixel AUROC"].value == pytest.approx(1.0)
+    assert not rows["pixel AUROC"].passed
+    assert rows["image AUROC"].value == pytest.approx(0.5)  # the brightest pixel is then the grey around, in both
+    assert rows["image AUROC"].limit == pytest.approx(2e-4 + 2 / 9)  # two of nine pairs may change places
+    assert "ONNX Runtime on the CPU, on 6 of your pictures" in verification_table(report)
+    same = verify_bundle(bundle, pictures=shown, open_graph=changed(lambda _: None))
+    assert same.passed
+    assert "image AUROC made 100.00 -> 100.00" in verification_table(same)
+
+
+def test_one_class_has_no_auroc(bundle: Bundle) -> None:
+    shown = [picture("a", 40, label=0), picture("b", 60, label=0)]
+    report = verify_bundle(bundle, pictures=shown, open_graph=changed(lambda _: None))
+    assert report.passed
+    table = verification_table(report)
+    assert [line.split() for line in table.splitlines() if "AUROC" in line] == [
+        ["pixel", "AUROC", "-", "-"],
+        ["image", "AUROC", "-", "-"],
+    ]
+    plain = verify_bundle(bundle, pictures=[picture("a", 40)], open_graph=changed(lambda _: None))
+    assert "AUROC" not in verification_table(plain)
+
+
+def test_the_calibrated_threshold_marks_pixels(tmp_path: Path) -> None:
+    path = tmp_path / "calibrated"
+    write_bundle(
+        path, tiny_manifest(), files={"model.onnx": tiny_graph().SerializeToString()}, text_features=tiny_features(),
+        golden=tiny_golden(), calibration={"products": {"metal_nut": {"threshold": 0.1}}},
+    )  # fmt: skip
+    with Bundle.open(path) as opened:
+        shown = [picture("nut", 40, words="metal nut"), picture("thing", 40)]
+        report = verify_bundle(opened, pictures=shown, open_graph=changed(lambda _: None))
+    (comparison,) = (each for each in report.comparisons if each.against == "pictures")
+    assert comparison.thresholds == {"metal nut": 0.1, "object": 0.5}
+    assert comparison.drift is not None
+    assert comparison.drift.marked == SIZE**2  # 40 / 255 is above 0.1 in one of them and below 0.5 in the other
+
+
+def test_a_picture_that_cannot_be_read_is_told_and_the_others_are_compared(bundle: Bundle) -> None:
+    def broken() -> Read:
+        raise SourceError("c.png cannot be read")
+
+    odd = replace(picture("c", 0), read=broken)
+    report = verify_bundle(bundle, pictures=[picture("a", 40), odd], open_graph=changed(lambda _: None))
+    assert report.passed
+    assert report.unread == {"c": "c.png cannot be read"}
+    assert "not compared: c" in verification_table(report)
+    with pytest.raises(DataError, match=r"none of the 1 pictures.*c\.png"):
+        verify_bundle(bundle, pictures=[odd], open_graph=changed(lambda _: None))
+
+
+def test_a_folder_needs_another_reference_than_itself(bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="what is verified here, and the reference"):
+        verify_bundle(bundle, "onnxruntime", BackendOptions(device="cpu"), pictures=[picture("a", 40)])
+    with Bundle.open(write_tiny_bundle(tmp_path / "bf16", precision="bf16")) as narrow:
+
+        def load(graph: GraphFile) -> Backend:
+            return Changed(replace(graph, precision="fp32"), lambda _: None)
+
+        assert verify_bundle(narrow, open_graph=load).passed  # the golden samples need no reference
+        with pytest.raises(UsageError, match=r"bf16 bundle.*--checkpoint"):
+            verify_bundle(narrow, pictures=[picture("a", 40)], open_graph=load)
+
+
+def test_another_checkpoint_is_refused_before_torch(tmp_path: Path) -> None:
+    from acd_edge.checkpoint import builtin_checkpoint
+
+    path = write_tiny_bundle(tmp_path / "tiny", source={"checkpoint_sha256": "0" * 64})
+    with Bundle.open(path) as opened, pytest.raises(BundleError, match="was made from checkpoint 000000000000"):
+        verify_bundle(opened, checkpoint=builtin_checkpoint())
+    with (
+        Bundle.open(write_tiny_bundle(tmp_path / "bare")) as opened,
+        pytest.raises(BundleError, match="does not say which"),
+    ):
+        verify_bundle(opened, checkpoint=builtin_checkpoint())
+
+
+def test_tampered_golden_samples_are_the_bundle_s_to_refuse(tmp_path: Path) -> None:
+    path = write_tiny_bundle(tmp_path / "tiny")
+    golden = tiny_golden()
+    np.savez_compressed(path / "golden.npz", **{**golden.arrays(), "class_score": golden.class_score + 0.2})  # type: ignore[arg-type]
+    with pytest.raises(BundleError, match=r"golden\.npz was altered"):
+        Bundle.open(path)
+
+
+def test_tolerances() -> None:
+    assert set(TOLERANCES) == {"fp32", "fp16", "bf16", "int8"}
+    order = [TOLERANCES[name] for name in ("fp32", "fp16", "bf16", "int8")]
+    for finer, coarser in itertools.pairwise(order):
+        assert finer.loosened(coarser) == coarser
+        assert finer != coarser
+    assert tolerance_for("int8", openvino_precision="bf16") == TOLERANCES["int8"]
+    with pytest.raises(UsageError, match=r"speed=1.*cosine"):
+        with_overrides(order[0], ["speed=1"])
+    for text in ("map=-1", "map=nan", "map=", "map"):
+        with pytest.raises(UsageError, match="--tolerance"):
+            with_overrides(order[0], [text])
+
+
+def engine_of(bundle: Bundle, part: str = "model") -> Engine:
+    graph = bundle.model_file if part == "model" else bundle.text_encoder_file
+    assert graph is not None
+    key = EngineKey(
+        graph=graph.digest, tensorrt="10.3.0", gpu=gpu_name(DESKTOP), driver=DESKTOP.driver, options=BuildOptions()
+    )
+    plan = part.encode()
+    record = EngineRecord(
+        key=key, plan_sha256=hashlib.sha256(plan).hexdigest(), plan_bytes=len(plan), precision="fp32", layers=9,
+        fused_attentions=0, build_seconds=0.0, inputs={}, outputs={}, part=part,
+    )  # fmt: skip
+    return write_engine(key, plan, record)
+
+
+def fake_tensorrt(bundle: Bundle, by: float = 0.0) -> FakeTensorRT:
+    """Plans that compute what ONNX Runtime does, the map shifted."""
+    backend = open_backend(bundle.model_file, backend="onnxruntime")
+
+    def compute(feed: Mapping[str, NDArray[Any]]) -> Outputs:
+        found = backend.run({name: array.copy() for name, array in feed.items()})
+        return {**found, "anomaly_map": found["anomaly_map"] + np.float32(by)}
+
+    tensors = {
+        "image": IoTensor(DataType.UINT8, (1, SIZE, SIZE, 3), is_input=True),
+        "text_features": IoTensor(DataType.FLOAT, (1, GROUPS, 2, DIM), is_input=True),
+        "anomaly_map": IoTensor(DataType.FLOAT, (1, SIZE, SIZE)),
+        "class_score": IoTensor(DataType.FLOAT, (1,)),
+        "fusion_weights": IoTensor(DataType.FLOAT, (1, GROUPS, 2, GROUPS)),
+    }
+    return FakeTensorRT(FakeCuda(), plans={b"model": Plan(tensors, compute)})
+
+
+@pytest.mark.parametrize(("by", "state"), [(0.0, "verified"), (0.3, "failed")])
+def test_an_engine_is_stamped_with_what_was_found(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: float, state: str
+) -> None:
+    monkeypatch.setenv("ACD_EDGE_CACHE", str(tmp_path / "cache"))
+    engine, trt = engine_of(bundle), fake_tensorrt(bundle, by)
+    assert engine.state == "never verified"
+    report = verify_engine(bundle, engine, cuda=trt.cuda, trt=trt)
+    assert report.backend == "tensorrt (fp32)"
+    stamped = write_stamp(engine, stamp_of(report, engine))
+    assert stamped.state == state
+    assert stamped.stamp is not None
+    assert stamped.stamp.tolerance["map"] == TOLERANCES["fp32"].map
+    assert any(check["output"] == "anomaly_map" and check["passed"] is (by == 0) for check in stamped.stamp.checks)
+
+
+def test_a_stamp_is_about_its_own_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A text encoder that departs does not condemn the graph's engine, and one that was not looked at is not passed."""
+    monkeypatch.setenv("ACD_EDGE_CACHE", str(tmp_path / "cache"))
+    with Bundle.open(write_tiny_bundle(tmp_path / "b", text_encoder=True)) as opened:
+        engines = [engine_of(opened), engine_of(opened, "text encoder")]
+        report = verify_bundle(opened)
+        assert [stamp_of(report, engine).passed for engine in engines] == [True, False]
+        only_text = verify_bundle(opened, parts=("text encoder",))
+        assert not stamp_of(only_text, engines[0]).passed
+        trt = fake_tensorrt(opened)
+        stranger = replace(engines[0], record=replace(engines[0].record, key=replace(engines[0].record.key, graph="f")))
+        with pytest.raises(BundleError, match="another graph"):
+            verify_engine(opened, stranger, cuda=trt.cuda, trt=trt)
+
+
+def test_json_is_plain(bundle: Bundle) -> None:
+    report: VerifyReport = verify_bundle(bundle, pictures=[picture("a", 40)], open_graph=changed(lambda _: None))
+    values = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert values["passed"] is True
+    assert [each["against"] for each in values["comparisons"]] == ["golden", "pictures"]
+    assert values["tolerance"]["map"] == 1e-3
