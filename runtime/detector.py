@@ -6,6 +6,7 @@ import difflib
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -94,13 +95,26 @@ class Detector:
 
     lap: Lap
 
-    def __init__(self, bundle: Bundle, *, product: str = DEFAULT_PRODUCT, backend: Backend) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        product: str = DEFAULT_PRODUCT,
+        backend: Backend,
+        text_backend: str = "auto",
+        options: BackendOptions = BackendOptions(),  # noqa: B008  # frozen
+    ) -> None:
         self.bundle = bundle
+        self._text_backend, self._options = text_backend, options
         self.lap = no_lap
         self._backend = backend
         self._text_encoder: TextEncoder | None = None
         _check_graph(bundle.manifest, backend)
-        self.set_product(product)
+        try:
+            self.set_product(product)
+        except BaseException:
+            self._close_text_encoder()
+            raise
 
     @classmethod
     def load(
@@ -122,7 +136,8 @@ class Detector:
         Raises:
             BundleError: see `Bundle.open`.
             UnknownProduct: see `set_product`.
-            MissingExtra, BackendError: see `open_backend`.
+            MissingExtra, BackendError, EngineError, DeviceError, UsageError: see `open_backend`. No engine is built
+                here; with `tensorrt` the message says which command makes one.
         """
         with ThreadPoolExecutor(1) as pool:  # the import and the digests share no work, so they share the time
             imported = pool.submit(preload, backend)
@@ -130,8 +145,14 @@ class Detector:
                 bundle if isinstance(bundle, Bundle) else Bundle.open(builtin_bundle() if bundle is None else bundle)
             )
             imported.result()
-        graph = open_backend(opened.model_file, backend=backend, options=options)
-        return cls(opened, product=product, backend=graph)
+        with ExitStack() as undo:  # a device's memory is not freed by forgetting it
+            if opened is not bundle:
+                undo.callback(opened.close)
+            graph = open_backend(opened.model_file, backend=backend, options=options)
+            undo.callback(graph.close)
+            detector = cls(opened, product=product, backend=graph, text_backend=backend, options=options)
+            undo.pop_all()
+        return detector
 
     @property
     def products(self) -> tuple[str, ...]:
@@ -145,7 +166,7 @@ class Detector:
 
     @property
     def backend_name(self) -> str:
-        """The library that runs the graph."""
+        """What runs the graph, such as `onnxruntime`, `onnxruntime (CUDA)` or `tensorrt (fp16)`."""
         return self._backend.name
 
     def set_product(self, product: str) -> None:
@@ -206,8 +227,7 @@ class Detector:
     def close(self) -> None:
         """Free the graph and what the bundle unpacked; twice is fine."""
         self._backend.close()
-        if self._text_encoder is not None:
-            self._text_encoder.close()
+        self._close_text_encoder()
         self.bundle.close()
 
     def __enter__(self) -> Detector:
@@ -218,12 +238,22 @@ class Detector:
     ) -> None:
         self.close()
 
+    def _close_text_encoder(self) -> None:
+        if self._text_encoder is not None:
+            self._text_encoder.close()
+
     def _encoder(self, product: str) -> TextEncoder:
         if self._text_encoder is None:
             graph = self.bundle.text_encoder_file
             if graph is None:
                 raise UnknownProduct(_unknown(product, self.products))
-            self._text_encoder = TextEncoder(graph, self.bundle.tokenizer_path, self.bundle.manifest)
+            self._text_encoder = TextEncoder(
+                graph,
+                self.bundle.tokenizer_path,
+                self.bundle.manifest,
+                backend=self._text_backend,
+                options=self._options,
+            )
         return self._text_encoder
 
 

@@ -15,6 +15,8 @@ Pixels = NDArray[np.uint8]
 
 
 def _pillow_bicubic(rgb: Pixels, size: int) -> Pixels:
+    if rgb.shape[:2] == (size, size):
+        return rgb  # Pillow would copy it twice
     picture = Image.fromarray(rgb).resize((size, size), Image.Resampling.BICUBIC)
     return np.asarray(picture)
 
@@ -40,7 +42,7 @@ def resize(rgb: Pixels, size: int, rule: str = DEFAULT_RESIZE) -> Pixels:
         rule: key of `RESIZE_RULES`, as the manifest names it.
 
     Returns:
-        (S, S, 3).
+        (S, S, 3); the picture itself where it has that size.
 
     >>> resize(np.zeros((1, 7, 3), np.uint8), 4).shape
     (4, 4, 3)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from acd_edge.errors import BundleError
 from acd_edge.lazy import require
-from acd_edge.runtime.backends import Backend, GraphFile, check_feed, open_backend
+from acd_edge.runtime.backends import Backend, BackendOptions, GraphFile, check_feed, open_backend
 from acd_edge.runtime.manifest import Manifest
 from acd_edge.runtime.prompts import product_features
 
@@ -20,11 +20,24 @@ FloatArray = NDArray[np.float32]
 
 
 class TextEncoder:
-    """The bundle's text tower: a product's words to its features; each is computed once."""
+    """The bundle's text tower: a product's words to its features; each is computed once.
 
-    def __init__(self, graph: GraphFile, tokenizer: Path, manifest: Manifest, *, backend: str = "auto") -> None:
+    Args:
+        graph, tokenizer, manifest: the bundle's.
+        backend, options: see `open_backend`; those of the bundle's graph, so that a device needs one library.
+    """
+
+    def __init__(
+        self,
+        graph: GraphFile,
+        tokenizer: Path,
+        manifest: Manifest,
+        *,
+        backend: str = "auto",
+        options: BackendOptions = BackendOptions(),  # noqa: B008  # frozen
+    ) -> None:
         self._tokenizer = BundleTokenizer(tokenizer.read_text(encoding="utf-8"), manifest.context_length)
-        self._backend: Backend = open_backend(graph, backend=backend)
+        self._backend: Backend = open_backend(graph, backend=backend, options=options)
         self._manifest = manifest
         self._known: dict[str, FloatArray] = {}
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from acd_edge.cli.backend import BackendFlags, backend_flags, load_detector
 from acd_edge.errors import SourceError, UsageError
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ BROKEN = 1
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
 @click.option("--bit-depth", type=click.IntRange(9, 16), default=16, show_default=True, help="As `run` will be given.")
 @click.option("--max-pixels", type=click.IntRange(1), default=100_000_000, show_default=True, help="Likewise.")
-@click.option("--threads", type=click.IntRange(1, 256), metavar="N", help="CPU threads; one for each core unless told.")
+@backend_flags
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -45,7 +46,7 @@ def command(
     force: bool,
     bit_depth: int,
     max_pixels: int,
-    threads: int | None,
+    how: BackendFlags,
 ) -> None:
     """Choose the threshold of a product from good parts, and write it into the bundle.
 
@@ -55,17 +56,15 @@ def command(
     acd-edge calibrate line.acd --good parts/good --product metal_nut --false-alarm-rate 0.02
     """
     from acd_edge.calib.threshold import calibrate, with_product
-    from acd_edge.runtime.backends import BackendOptions
     from acd_edge.runtime.bundle import check_not_builtin
     from acd_edge.runtime.bundle_write import check_target, rewrite_bundle
-    from acd_edge.runtime.detector import Detector
     from acd_edge.runtime.sources import ReadOptions
 
     target = output or bundle
     check_not_builtin(target, "write the calibrated one elsewhere with -o")
     if output is not None and output.absolute() != bundle.absolute():
         check_target(output, force)
-    with Detector.load(bundle, product=product, options=BackendOptions(threads=threads)) as detector:
+    with load_detector(bundle, product=product, how=how) as detector:
         if not detector.is_named:
             raise UsageError(
                 f"a threshold is kept under the product's name, and {product!r} gives other words than the bundle; "

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from acd_edge.cli.backend import BackendFlags, backend_flags, load_detector
 from acd_edge.cli.data import DATA_HELP, LAYOUT_HELP, Progress
 from acd_edge.config import DOMAINS, Domain
 from acd_edge.errors import SourceError, UsageError
@@ -39,7 +40,7 @@ _FAILED = 1
 @click.option("--bundle-domain", is_flag=True, help="Take a bundle of another domain as it is.")
 @click.option("--clip-weights", type=click.Path(path_type=Path), help="Backbone of a checkpoint, where it has moved.")
 @click.option("--size", type=click.IntRange(min=1), help="Input side of a checkpoint in pixels; its own unless given.")
-@click.option("--backend", default="auto", show_default=True, help="What runs a bundle's graph.")
+@backend_flags
 @click.option("--at", type=click.Choice(["model", "native"]), default="model", show_default=True,
               help="Compare pixels at the model's size, or at each picture's own.")  # fmt: skip
 @click.option("--ceiling", is_flag=True, help="Add the pixel AP that the truth itself has, averaged per patch.")
@@ -59,7 +60,7 @@ def command(
     bundle_domain: bool,
     clip_weights: Path | None,
     size: int | None,
-    backend: str,
+    how: BackendFlags,
     at: At,
     ceiling: bool,
     html: Path | None,
@@ -87,7 +88,7 @@ def command(
     words = {**words_of(samples, given), **given}
     if domain is None and not bundle_domain:
         domain = domain_of(samples)
-    flags = _Flags(domain=domain, bundle_domain=bundle_domain, clip_weights=clip_weights, size=size, backend=backend)
+    flags = _Flags(domain=domain, bundle_domain=bundle_domain, clip_weights=clip_weights, size=size, how=how)
     with _opened(path, flags) as subject:
         marked = _guarded(path, subject.trained_on, samples, words)
         report = _measured(subject, samples, words, marked, at=at, ceiling=ceiling, with_page=html is not None)
@@ -111,7 +112,7 @@ class _Flags:
     bundle_domain: bool
     clip_weights: Path | None
     size: int | None
-    backend: str
+    how: BackendFlags
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,9 +152,9 @@ def _opened(path: Path, flags: _Flags) -> Iterator[_Subject]:
         raise UsageError("--clip-weights and --size are for checkpoints; a bundle carries its weights and its size")
     from acd_edge.data.zero_shot import record_of_bundle
     from acd_edge.evaluate import predictor_from_detector
-    from acd_edge.runtime.detector import Detector
+    from acd_edge.runtime.prompts import DEFAULT_PRODUCT
 
-    with Detector.load(path, backend=flags.backend) as detector:
+    with load_detector(path, product=DEFAULT_PRODUCT, how=flags.how) as detector:
         manifest = detector.bundle.manifest
         _check_domain(path, manifest.domain, flags)
         yield _Subject(
@@ -179,8 +180,8 @@ def _check_domain(path: Path, own: str, flags: _Flags) -> None:
 def _checkpoint(path: Path, flags: _Flags) -> _Subject:
     if flags.bundle_domain:
         raise UsageError(f"--bundle-domain is for bundles, {path} is a checkpoint; give --domain")
-    if flags.backend != "auto":
-        raise UsageError(f"--backend {flags.backend} runs a bundle's graph, {path} is a checkpoint; export it first")
+    if flags.how.given:
+        raise UsageError(f"{flags.how.given[0]} is for a bundle's graph, {path} is a checkpoint; export it first")
     from acd_edge.checkpoint import load_checkpoint
     from acd_edge.data.zero_shot import record_of_checkpoint
     from acd_edge.evaluate import predictor_from_model

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from acd_edge.errors import BundleError, ConfigError, UnknownProduct
+from acd_edge.cli.backend import BackendFlags, backend_flags, prepare
+from acd_edge.errors import BundleError, ConfigError, UnknownProduct, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,19 +49,27 @@ def list_command(bundle: Path | None, as_json: bool) -> None:
               help="Checkpoint the bundle was made from, for a bundle without a text encoder.")  # fmt: skip
 @click.option("--clip-weights", type=click.Path(path_type=Path), help="CLIP weights, where they have moved.")
 @click.option("--force", is_flag=True, help="Replace a product that is there; its threshold goes.")
+@backend_flags
 def add_command(
-    bundle: Path, products: tuple[str, ...], checkpoint: Path | None, clip_weights: Path | None, force: bool
+    bundle: Path,
+    products: tuple[str, ...],
+    checkpoint: Path | None,
+    clip_weights: Path | None,
+    force: bool,
+    how: BackendFlags,
 ) -> None:
     """Add products to BUNDLE, with its own text encoder or a checkpoint."""
     from acd_edge.runtime.bundle import Bundle, check_not_builtin
     from acd_edge.runtime.prompts import parse_product
 
     check_not_builtin(bundle, _OWN)
+    if checkpoint is not None and how.given:
+        raise UsageError(f"{how.given[0]} is for the bundle's own text encoder, --from uses the checkpoint's")
     words = dict(parse_product(product) for product in products)
     with Bundle.open(bundle) as opened:
         if (known := [name for name in words if name in opened.manifest.products]) and not force:
             raise ConfigError(f"{', '.join(known)} is in {bundle} already; add --force to replace it")
-        made = _features(opened, words) if checkpoint is None else _features_from(
+        made = _features(opened, words, how) if checkpoint is None else _features_from(
             opened, words, checkpoint, clip_weights
         )  # fmt: skip
         _rewrite(opened, {**opened.manifest.products, **words}, {**opened.text_features, **made}, stale=list(words))
@@ -92,7 +101,7 @@ def _known(name: str, products: Mapping[str, str]) -> None:
         raise UnknownProduct(f"there is no product {name!r} in it; there is {', '.join(near)}")
 
 
-def _features(bundle: Bundle, words: Mapping[str, str]) -> dict[str, NDArray[np.float32]]:
+def _features(bundle: Bundle, words: Mapping[str, str], how: BackendFlags) -> dict[str, NDArray[np.float32]]:
     """By the bundle's own text encoder, without torch."""
     from acd_edge.runtime.text import TextEncoder
 
@@ -101,7 +110,10 @@ def _features(bundle: Bundle, words: Mapping[str, str]) -> dict[str, NDArray[np.
             f"{bundle.path} carries no text encoder; name the checkpoint it was made from with --from CKPT, "
             "or export it again with --with-text-encoder"
         )
-    encoder = TextEncoder(bundle.text_encoder_file, bundle.tokenizer_path, bundle.manifest)
+    prepare(bundle, how)
+    encoder = TextEncoder(
+        bundle.text_encoder_file, bundle.tokenizer_path, bundle.manifest, backend=how.backend, options=how.options
+    )
     try:
         return {name: encoder.features(phrase) for name, phrase in words.items()}
     finally:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from acd_edge.cli.backend import BackendFlags, backend_flags, load_detector
 from acd_edge.errors import SourceError, UsageError
 
 if TYPE_CHECKING:
@@ -32,8 +33,8 @@ class RunConfig:
     as_json: bool
     fail_on_anomaly: bool
     force: bool
-    threads: int | None
     options: ReadOptions
+    how: BackendFlags
 
     def __post_init__(self) -> None:
         if not self.texts:
@@ -96,7 +97,7 @@ class Tally:
     metavar="SECONDS",
     help="How long a camera or stream may stay silent.",
 )
-@click.option("--threads", type=click.IntRange(1, 256), metavar="N", help="CPU threads; one for each core unless told.")
+@backend_flags
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -127,8 +128,6 @@ def command(
 
 def run(config: RunConfig) -> int:
     """Do what the flags say and return the exit status."""
-    from acd_edge.runtime.backends import BackendOptions
-    from acd_edge.runtime.detector import Detector
     from acd_edge.runtime.sources import open_sources
 
     tally = Tally()
@@ -139,8 +138,7 @@ def run(config: RunConfig) -> int:
         return FAILED
     if config.save is not None and config.threshold is None and config.bundle is None:
         _check_live_decision(config, sources, None)  # told at once, where no calibration can help
-    options = BackendOptions(threads=config.threads)
-    with Detector.load(config.bundle, product=config.product, options=options) as detector:
+    with load_detector(config.bundle, product=config.product, how=config.how) as detector:
         threshold = _threshold(config, detector)
         if config.fail_on_anomaly and threshold is None:
             raise UsageError("--fail-on-anomaly needs a threshold: give --threshold, or a bundle that was calibrated")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -21,6 +22,8 @@ __all__ = [
 ]  # fmt: skip
 
 Array = NDArray[Any]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,9 @@ def open_backend(
     module, _, attribute = _place(backend).partition(":")
     check_options(backend, options)
     opener = cast(_Opener, getattr(import_module(module), attribute))
-    return opener(graph, options)
+    opened = opener(graph, options)
+    logger.info("%s runs %s", opened.name, graph.path.name)
+    return opened
 
 
 def check_options(backend: str, options: BackendOptions) -> None:

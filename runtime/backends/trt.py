@@ -63,6 +63,7 @@ class TrtBackend:
             f"{'in memory shared with the CPU' if self._session.is_mapped else 'with copies'}, "
             f"{f'no CUDA graph: {self._session.no_graph}' if self._session.no_graph else 'as a CUDA graph'}"
         )
+        logger.info("%s", self.details)
 
     @property
     def uses_graph(self) -> bool:

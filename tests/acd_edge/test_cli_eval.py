@@ -181,7 +181,7 @@ def test_bundle_of_the_other_domain_needs_a_word(tree: Path, tmp_path: Path) -> 
         (["{bundle}"], 2, "--data"),
         (["{bundle}", "--data", "{tree}", "--force"], 2, "--force replaces a page"),
         (["{bundle}", "--data", "{tree}", "--html", "{tmp}"], 1, "{tmp} is a folder"),
-        (["{bundle}", "--data", "{tree}", "--backend", "magic"], 1, "unknown backend 'magic'"),
+        (["{bundle}", "--data", "{tree}", "--backend", "magic"], 2, "'magic' is not one of"),
     ],
 )
 def test_refusals_are_one_line(
