@@ -73,3 +73,7 @@ class DataError(AcdEdgeError, ValueError):
 
 class ExportError(AcdEdgeError, RuntimeError):
     """A graph that could not be made, or that does not equal its source."""
+
+
+class BenchError(AcdEdgeError, ValueError):
+    """A result of `bench` that cannot be read or compared, or a measurement that gave none."""

@@ -1,0 +1,150 @@
+"""What a measurement was taken on and of: machine, versions, bundle, backend, memory."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import acd_edge
+from acd_edge.device.jetson import debian_packages
+from acd_edge.device.sysfs import ROOT, read_text
+from acd_edge.errors import AcdEdgeError
+from acd_edge.runtime.bundle import builtin_bundle
+from acd_edge.runtime.cuda import driver_release, open_cuda
+
+if TYPE_CHECKING:
+    from acd_edge.runtime.backends import BackendOptions
+    from acd_edge.runtime.bundle import Bundle
+    from acd_edge.runtime.detector import Detector
+
+__all__ = ["bundle_facts", "current_rss_mb", "gpu_facts", "machine_facts", "peak_rss_mb", "subject_facts", "versions"]
+
+_PACKAGES = (
+    *("numpy", "Pillow", "opencv-python-headless", "opencv-python", "onnxruntime", "onnxruntime-gpu", "openvino"),
+    *("tensorrt", "tensorrt_cu12", "tensorrt_cu13", "cuda-python", "cuda-bindings", "pycuda"),
+)
+_DEBIAN = ("libnvinfer10", "libnvinfer11", "python3-libnvinfer", "cuda-cudart-12-6", "cuda-cudart-13-2", "libopencv")
+_MIB = 1 << 20
+_ENGINE_FACTS = ("engine_sha256", "precision", "no_graph", "is_mapped", "cuda_name")
+
+
+def machine_facts(root: Path = ROOT) -> dict[str, Any]:
+    """Processor, memory and system; what the machine does not tell is None.
+
+    Args:
+        root: folder that holds `proc` and `etc`; another one in tests.
+    """
+    cpu = _after(read_text(root / "proc/cpuinfo"), ("model name", "Model")) or read_text(
+        root / "proc/device-tree/model"
+    )
+    memory = _after(read_text(root / "proc/meminfo"), ("MemTotal",))
+    load = read_text(root / "proc/loadavg")
+    system = _after((read_text(root / "etc/os-release") or "").replace("=", ":"), ("PRETTY_NAME",))
+    return {
+        "cpu": cpu or read_text(root / "proc/device-tree/model") or platform.processor() or None,
+        "cores": os.cpu_count(),
+        "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_mb": round(int(memory.split()[0]) / 1024) if memory else None,
+        "load_before": float(load.split()[0]) if load else None,
+        "system": system.strip('"') if system else platform.system(),
+        "kernel": platform.release(),
+        "architecture": platform.machine(),
+    }
+
+
+def versions(root: Path = ROOT) -> dict[str, str]:
+    """Versions of Python, of the packages that compute, of the NVIDIA driver, and of JetPack's Debian packages."""
+    found = {"acd-edge": acd_edge.__version__, "python": platform.python_version()}
+    for name in _PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    for name in ("tensorrt", "cv2"):  # the system's, which pip does not know
+        module = sys.modules.get(name)
+        if module is not None and name not in found and hasattr(module, "__version__"):
+            found.setdefault(name, str(module.__version__))
+    if driver := driver_release(root):
+        found["nvidia driver"] = driver
+    return {**found, **debian_packages(_DEBIAN, root)}
+
+
+def subject_facts(detector: Detector, options: BackendOptions, *, asked_backend: str) -> dict[str, Any]:
+    """The bundle, and what runs it."""
+    from acd_edge.runtime.backends.ort import core_count
+
+    backend = detector.backend
+    runs_on_cpu = backend.name.startswith(("onnxruntime", "openvino")) and "gpu" not in backend.name.lower()
+    engine = {name: value for name in _ENGINE_FACTS if (value := getattr(backend, name, None)) is not None}
+    return {
+        **bundle_facts(detector.bundle),
+        "product": detector.product,
+        "backend": backend.name,
+        "asked_backend": asked_backend,
+        "device": options.device,
+        "threads": (options.threads or core_count()) if runs_on_cpu else None,
+        "engine": engine or None,
+    }
+
+
+def bundle_facts(bundle: Bundle) -> dict[str, Any]:
+    """Name, digest and kind of a bundle; of its place only the last part, which tells nothing of the machine."""
+    manifest = bundle.manifest
+    return {
+        "bundle": "built-in" if bundle.path.absolute() == builtin_bundle() else bundle.path.resolve().name,
+        "name": manifest.name,
+        "graph_sha256": bundle.model_file.digest,
+        "size": manifest.size,
+        "precision": manifest.precision,
+        "preset": manifest.preset,
+        "domain": manifest.domain,
+        "groups": manifest.groups,
+    }
+
+
+def gpu_facts(backend: str) -> dict[str, Any] | None:
+    """The GPU and its memory now, where the backend computes on one that CUDA reaches; else None.
+
+    Memory in use is that of all programs together; on a Jetson, whose GPU has none of its own, of the whole machine.
+    """
+    if not any(word in backend.lower() for word in ("tensorrt", "cuda", "gpu")):
+        return None
+    try:
+        cuda = open_cuda()
+        with cuda.active():
+            free = cuda.free_bytes()
+    except AcdEdgeError:
+        return None
+    facts = cuda.facts
+    return {
+        "name": facts.name,
+        "compute_capability": facts.compute_capability,
+        "driver": facts.driver,
+        "integrated": facts.integrated,
+        "memory_mb": round(facts.total_bytes / _MIB),
+        "memory_used_mb": round((facts.total_bytes - free) / _MIB),
+    }
+
+
+def peak_rss_mb(root: Path = ROOT) -> float | None:
+    """Most memory that this process ever held at once (VmHWM), in MiB; None where the system does not tell."""
+    told = _after(read_text(root / "proc/self/status"), ("VmHWM",))
+    return round(int(told.split()[0]) / 1024, 1) if told else None
+
+
+def current_rss_mb(root: Path = ROOT) -> float | None:
+    """Memory that this process holds now (VmRSS), in MiB; None where the system does not tell."""
+    told = _after(read_text(root / "proc/self/status"), ("VmRSS",))
+    return round(int(told.split()[0]) / 1024, 1) if told else None
+
+
+def _after(text: str | None, keys: tuple[str, ...]) -> str | None:
+    """What stands after the first of the keys, in lines of `key: value`."""
+    found: Mapping[str, str] = {
+        key.strip(): value.strip() for key, _, value in (line.partition(":") for line in (text or "").splitlines())
+    }
+    return next((found[key] for key in keys if found.get(key)), None)
