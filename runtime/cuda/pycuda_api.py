@@ -178,7 +178,7 @@ def _driver_module() -> Any:
     try:
         return import_module("pycuda.driver")
     except ModuleNotFoundError as error:
-        if error.name != "pycuda":
+        if error.name not in ("pycuda", "pycuda.driver"):
             raise
         raise MissingExtra(
             "pycuda is not installed; pip install pycuda, which compiles it with nvcc, or take --cuda cuda-python"

@@ -1,0 +1,119 @@
+"""ONNX Runtime on CUDA, against a made module: asking for a GPU and getting the CPU is an error."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from acd_edge.errors import BackendError, DeviceError
+from acd_edge.runtime.backends import BackendOptions, GraphFile, open_backend
+
+CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+
+
+class Ort:
+    """A module `onnxruntime` with CUDA built in.
+
+    Args:
+        works: `yes`; `silent`: the provider is dropped without a word, as where cuDNN is absent; `raises`.
+    """
+
+    __version__ = "1.31.1"
+    __spec__ = None
+
+    def __init__(self, works: str, *, built_with: tuple[str, ...] = (CUDA, CPU)) -> None:
+        self.works, self.built_with = works, built_with
+        self.sessions: list[Any] = []
+        self.severities: list[int] = []
+        self.SessionOptions = SimpleNamespace
+        self.ExecutionMode = SimpleNamespace(ORT_SEQUENTIAL=0)
+        ort = self
+
+        class InferenceSession:
+            def __init__(self, path: str, options: Any, *, providers: list[str], **kwargs: Any) -> None:
+                self.providers, self.options, self.fallback = providers, options, True
+                if CUDA in providers:
+                    assert kwargs == {"enable_fallback": 0}
+                    print("*************** EP Error ***************")  # noqa: T201  # as the real one does
+                    if ort.works == "raises":
+                        raise RuntimeError("CUDA failure 35: driver is insufficient\nmore")
+                    if ort.works == "silent":
+                        self.providers = [CPU]
+                ort.sessions.append(self)
+
+            def get_providers(self) -> list[str]:
+                return self.providers
+
+            def disable_fallback(self) -> None:
+                self.fallback = False
+
+            def get_inputs(self) -> list[Any]:
+                return [SimpleNamespace(name="x", type="tensor(float)", shape=[1])]
+
+            def get_outputs(self) -> list[Any]:
+                return [SimpleNamespace(name="y")]
+
+        self.InferenceSession = InferenceSession
+
+    def get_available_providers(self) -> list[str]:
+        return list(self.built_with)
+
+    def set_default_logger_severity(self, severity: int) -> None:
+        self.severities.append(severity)
+
+
+def opened(monkeypatch: pytest.MonkeyPatch, ort: Ort, *, precision: str = "fp32", **options: Any) -> Any:
+    monkeypatch.setitem(sys.modules, "onnxruntime", ort)  # type: ignore[arg-type]
+    graph = GraphFile(path=Path("model.onnx"), precision=precision)
+    return open_backend(graph, backend="onnxruntime", options=BackendOptions(**options))
+
+
+@pytest.mark.parametrize("device", ["auto", "gpu"])
+def test_uses_cuda_where_it_works(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], device: Any
+) -> None:
+    ort = Ort("yes")
+    backend = opened(monkeypatch, ort, device=device, threads=2)
+    assert backend.name == "onnxruntime (CUDA)"
+    [session] = ort.sessions
+    assert session.providers == [CUDA, CPU]
+    assert not session.fallback, "a failing run would go on on the CPU"
+    assert session.options.intra_op_num_threads == 2
+    assert capsys.readouterr().out == "", "stdout is for results"
+    assert ort.severities == [4, 2]
+
+
+@pytest.mark.parametrize(
+    ("ort", "words"),
+    [
+        (Ort("silent"), "CUDA, cuDNN or a driver"),
+        (Ort("raises"), "CUDA failure 35: driver is insufficient"),
+        (Ort("yes", built_with=(CPU,)), r"built for the CPU only; pip install 'acd-edge\[gpu\]'"),
+    ],
+    ids=["silent", "raises", "cpu build"],
+)
+def test_a_gpu_that_is_not_used_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], ort: Ort, words: str
+) -> None:
+    with pytest.raises(DeviceError, match=words) as caught:
+        opened(monkeypatch, ort, device="gpu")
+    assert "\n" not in str(caught.value)
+    assert opened(monkeypatch, ort).name == "onnxruntime"  # nobody asked for a GPU
+    assert ort.sessions[-1].providers == [CPU]
+    assert capsys.readouterr().out == ""
+
+
+def test_the_cpu_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    ort = Ort("yes")
+    assert opened(monkeypatch, ort, device="cpu").name == "onnxruntime"
+    assert [session.providers for session in ort.sessions] == [[CPU]]
+
+
+def test_bf16_is_refused_on_the_cpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert opened(monkeypatch, Ort("yes"), precision="bf16").name == "onnxruntime (CUDA)"
+    with pytest.raises(BackendError, match="bf16"):
+        opened(monkeypatch, Ort("yes"), precision="bf16", device="cpu")
