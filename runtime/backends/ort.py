@@ -76,8 +76,10 @@ def _cpu_session(ort: Any, graph: GraphFile, options: BackendOptions) -> Any:
     path = graph.path
     if graph.precision == "bf16":
         raise BackendError(f"{path.parent} is a bf16 bundle, which ONNX Runtime's CPU cannot run; export --fp32")
+    chosen = session_options(ort, options.threads)
+    more = _int8_kernels(chosen) if graph.precision == "int8" else {}
     try:
-        return ort.InferenceSession(os.fspath(path), session_options(ort, options.threads), providers=[_CPU])
+        return ort.InferenceSession(os.fspath(path), chosen, providers=[_CPU], **more)
     except Exception as error:  # the library's errors share no base but Exception
         raise BackendError(f"ONNX Runtime {ort.__version__} cannot load {path}: {_first_line(error)}") from error
 
@@ -143,6 +145,17 @@ def session_options(ort: Any, threads: int | None) -> Any:
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = _ERRORS_ONLY
     return options
+
+
+def _int8_kernels(options: Any) -> dict[str, list[str]]:
+    """Make int8 products of Q/DQ around MatMul; the arguments that the session takes besides.
+
+    By itself the library first joins MatMul and Add to Gemm, for which it has no int8 kernel without a Q behind it, and
+    dequantises every weight in every run. Its kernels for AVX2 without VNNI add each two products in 16 bits, which
+    saturates with weights beyond 64; `x64quantprecision` makes it take others where that could happen.
+    """
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    return {"disabled_optimizers": ["MatMulAddFusion"]}
 
 
 def core_count() -> int:

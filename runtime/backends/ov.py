@@ -54,8 +54,11 @@ class OpenVinoBackend:
         self.name = f"openvino ({', '.join(precisions)})"
         if precisions[-1] != options.openvino_precision:
             raise BackendError(f"OpenVINO was asked for {options.openvino_precision} and would run as {self.name}")
-        self._inputs = MappingProxyType({port.get_any_name(): _spec(port) for port in compiled.inputs})
-        self._outputs = [port.get_any_name() for port in compiled.outputs]
+        # the names of the file, by position: compiling drops nodes that do nothing, and may keep their names instead
+        self._inputs = MappingProxyType(
+            {port.get_any_name(): _spec(kept) for port, kept in zip(model.inputs, compiled.inputs, strict=True)}
+        )
+        self._outputs = [port.get_any_name() for port in model.outputs]
 
     @property
     def inputs(self) -> Mapping[str, TensorSpec]:
@@ -72,7 +75,7 @@ class OpenVinoBackend:
         except Exception as error:  # as above
             raise BackendError(f"OpenVINO failed while running the graph: {_what(error)}") from error
         # the request writes over its own tensors next time: hand out copies
-        return {name: self._request.get_tensor(name).data.copy() for name in self._outputs}
+        return {name: self._request.get_output_tensor(at).data.copy() for at, name in enumerate(self._outputs)}
 
     def close(self) -> None:
         """See `Backend`."""
@@ -180,4 +183,4 @@ def _what(error: Exception) -> str:
     """The line of OpenVINO's message that says what is wrong; the others name its source files."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     telling = [line for line in lines if not line.startswith(_UNREAD_LINES)] or lines or [type(error).__name__]
-    return telling[0][:300]
+    return telling[-1][:300]

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
@@ -19,7 +20,7 @@ from acd_edge.errors import BackendError, DeviceError, ShapeError, UsageError
 from acd_edge.runtime import Bundle, Detector
 from acd_edge.runtime.backends import BackendOptions, GraphFile, open_backend
 from acd_edge.runtime.backends import ov as ov_module
-from acd_edge.runtime.backends.ort import core_count
+from acd_edge.runtime.backends.ort import _int8_kernels, core_count
 from acd_edge.runtime.backends.ov import OpenVinoBackend, adds_int8_exactly
 from acd_edge.runtime.text import TextEncoder
 from tests.tiny_bundle import SIZE, unit_features
@@ -163,10 +164,10 @@ class FakeCore:
             return SimpleNamespace(to_string=lambda: self.runs)
         return {"OPTIMIZATION_CAPABILITIES": list(self.able), "FULL_DEVICE_NAME": "Some Processor"}[names[1]]
 
-    def read_model(self, path: str) -> str:
-        return path
+    def read_model(self, path: str) -> FakeCore:
+        return self
 
-    def compile_model(self, model: str, device: str, config: dict[str, Any]) -> FakeCore:
+    def compile_model(self, model: FakeCore, device: str, config: dict[str, Any]) -> FakeCore:
         self.config = config
         return self
 
@@ -233,12 +234,13 @@ def quantised_product(path: Path, top: int) -> tuple[dict[str, NDArray[Any]], ND
     rng = np.random.default_rng(0)
     weight = rng.integers(top - 7, top + 1, (384, 16)).astype(np.int8)
     values = {"w": weight, "sw": np.full(16, 0.01, np.float32), "zw": np.zeros(16, np.int8),
-              "sx": np.float32(0.02), "zx": np.int8(0)}  # fmt: skip
+              "sx": np.float32(0.02), "zx": np.int8(0), "bias": np.zeros(16, np.float32)}  # fmt: skip
     nodes = [
         helper.make_node("QuantizeLinear", ["x", "sx", "zx"], ["xq"]),
         helper.make_node("DequantizeLinear", ["xq", "sx", "zx"], ["xd"]),
         helper.make_node("DequantizeLinear", ["w", "sw", "zw"], ["wd"], axis=1),
-        helper.make_node("MatMul", ["xd", "wd"], ["y"]),
+        helper.make_node("MatMul", ["xd", "wd"], ["product"]),
+        helper.make_node("Add", ["product", "bias"], ["y"]),
     ]
     graph = helper.make_graph(
         nodes,
@@ -262,6 +264,19 @@ def test_int8_is_right_also_without_vnni(tmp_path: Path) -> None:
         careless = open_backend(GraphFile(path=path), backend="openvino", options=ONE_THREAD)
         assert careless.name == "openvino (int8, f32)"
         assert careless.run(feed)["y"].max() < 0.5 * want.min()  # the control: left alone, it saturates
+
+
+def test_int8_in_onnx_runtime_multiplies_int8_and_does_not_saturate(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    feed, want = quantised_product(path, top=127)
+    int8 = open_backend(GraphFile(path=path, precision="int8"), backend="onnxruntime", options=ONE_THREAD)
+    np.testing.assert_allclose(int8.run(feed)["y"], want, rtol=1e-5)  # as above
+    kept = tmp_path / "optimised.onnx"
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(kept)
+    more = _int8_kernels(options)
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"], **more)
+    assert "MatMulIntegerToFloat" in {node.op_type for node in onnx.load(str(kept)).graph.node}
 
 
 @pytest.mark.parametrize(
