@@ -19,7 +19,7 @@ from acd_edge.errors import EngineError
 __all__ = ["UNKNOWN", "Layer", "LayerSummary", "layers_from_json", "layers_from_log", "summary_of"]
 
 UNKNOWN = "unknown"
-FUSED_ATTENTION = "_gemm_mha_v"  # the compiler's kernel of both products and the softmax between them
+FUSED_ATTENTION = "_gemm_mha_v2"  # one kernel for both products and the softmax between them; v1 is a slower way
 
 # TensorRT's words for a type, in JSON and in the log, over the releases; "Row major linear FP16 format" is 8.6's way.
 _TYPES: Mapping[str, str] = MappingProxyType(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timezone
 from typing import Any, Literal, Protocol, TypeVar
@@ -172,7 +172,7 @@ class Stamp:
 
     passed: bool
     plan_sha256: str
-    checks: tuple[Mapping[str, Any], ...] = ()
+    checks: Sequence[Mapping[str, Any]] = ()
     tolerance: Mapping[str, float] = field(default_factory=dict)
     verified_at: str = field(default_factory=lambda: now())
 

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from acd_edge.runtime.bundle import Golden, write_bundle
+from acd_edge.runtime.bundle import Bundle, Golden, write_bundle
 from acd_edge.runtime.manifest import Manifest
+from acd_edge.runtime.text import TextEncoder
 
 SIZE, PATCH, GROUPS, DIM, LENGTH = 56, 14, 2, 8, 12
 WORDS = "[PAD] [UNK] a the damaged broken with flaw defect damage photo of object brick . road metal nut".split()  # noqa: SIM905
@@ -153,6 +154,20 @@ def write_tiny_bundle(path: Path, *, text_encoder: bool = False, force: bool = F
         golden=tiny_golden(),
         force=force,
     )
+    return path
+
+
+def write_true_bundle(path: Path) -> Path:
+    """The tiny bundle with a text encoder, whose text features are the encoder's own."""
+    with Bundle.open(write_tiny_bundle(path.with_name(f"{path.name}-made"), text_encoder=True)) as made:
+        assert made.text_encoder_file is not None
+        encoder = TextEncoder(made.text_encoder_file, made.tokenizer_path, made.manifest)
+        features = {name: encoder.features(words) for name, words in made.manifest.products.items()}
+        encoder.close()
+        files: dict[str, Path | bytes] = {
+            name: (made.root / name).read_bytes() for name in ("model.onnx", "text_encoder.onnx", "tokenizer.json")
+        }
+    write_bundle(path, tiny_manifest(), files=files, text_features=features, golden=tiny_golden())
     return path
 
 
