@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +60,7 @@ def block_ends(model: Any) -> dict[str, list[str]]:
 
 
 def with_probes(source: Path, values: Sequence[str], folder: Path) -> tuple[Path, dict[str, str]]:
-    """Write a copy of a graph that also gives out inner values, as float32; its weights are linked, or copied.
+    """Write a copy of a graph that also gives out inner values, as float32; its weights are copied.
 
     Args:
         source: the graph; its data lie beside it.
@@ -84,7 +83,7 @@ def with_probes(source: Path, values: Sequence[str], folder: Path) -> tuple[Path
         shape = [dim.dim_value or None for dim in known[value].shape.dim] if value in known else None
         model.graph.output.append(onnx.helper.make_tensor_value_info(name, kind, shape))
     for file in external_files(source):
-        _link(source.parent / file, folder / file)
+        shutil.copyfile(source.parent / file, folder / file)  # onnx refuses hard links, ONNX Runtime the symbolic ones
     target = folder / source.name
     target.write_bytes(model.SerializeToString(deterministic=True))
     return target, names
@@ -120,11 +119,3 @@ def write_widened(source: Path, folder: Path) -> Path:
 def values_of(ends: Mapping[str, Sequence[str]], blocks: Sequence[str]) -> list[str]:
     """The values of some blocks, in order."""
     return [value for block in blocks for value in ends[block]]
-
-
-def _link(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with suppress(OSError):  # another disk, or one without links
-        os.link(source.resolve(), target)
-        return
-    shutil.copyfile(source, target)

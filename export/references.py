@@ -16,7 +16,7 @@ from acd_edge.lazy import require
 from acd_edge.runtime.backends import Backend, BackendOptions, check_feed, open_backend
 from acd_edge.runtime.bundle import Bundle
 from acd_edge.runtime.prompts import product_features
-from acd_edge.runtime.text import BundleTokenizer, TextEncoder
+from acd_edge.runtime.text import BundleTokenizer
 
 if TYPE_CHECKING:
     from acd_edge.model import AcdClip
@@ -175,11 +175,16 @@ def load_source(bundle: Bundle, checkpoint: Path, clip_weights: Path | None = No
 class Features:
     """Text features of the words that pictures are called, the same for both sides; each is found once.
 
-    A product of the bundle has them there; other words go through the source checkpoint or the bundle's text encoder.
+    A product of the bundle has them there.
+
+    Args:
+        bundle: that the pictures are shown to.
+        encoder: loads what encodes other words, the source checkpoint or the bundle's text encoder; None without one.
     """
 
-    def __init__(self, bundle: Bundle, encode: Encode | None) -> None:
-        self._bundle, self._encode = bundle, encode
+    def __init__(self, bundle: Bundle, encoder: Callable[[], Encode] | None) -> None:
+        self._bundle, self._encoder = bundle, encoder
+        self._encode: Encode | None = None
         self._known: dict[str, FloatArray] = {}
         names = {words: name for name, words in bundle.manifest.products.items()}
         self._known.update({words: bundle.text_features[name] for words, name in names.items()})
@@ -195,17 +200,12 @@ class Features:
         return self._known[words]
 
     def _made(self, words: str) -> FloatArray:
-        if self._encode is not None:
-            return self._encode(words)
-        graph = self._bundle.text_encoder_file
-        if graph is None:
+        if self._encoder is None:
             raise UnknownProduct(
                 f"the bundle has no product {words!r} and no text encoder; it knows "
                 f"{', '.join(self._bundle.manifest.products)}. Call the pictures one of these with --product NAME, or "
                 "give --checkpoint CKPT"
             )
-        encoder = TextEncoder(graph, self._bundle.tokenizer_path, self._bundle.manifest)
-        try:
-            return encoder.features(words)
-        finally:
-            encoder.close()
+        if self._encode is None:
+            self._encode = self._encoder()
+        return self._encode(words)

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from acd_edge.errors import AcdEdgeError, BundleError, UsageError
 from acd_edge.export.judge import Check, Comparison, Judge, Shown
 from acd_edge.export.references import (
+    Encode,
     Features,
     Reference,
     Source,
@@ -170,7 +171,7 @@ def verify_bundle(
             comparisons.append(judge.golden(subject, golden))
             comparisons += judge.source(subject, source, golden) if source else []
             if pictures and reference is not None:
-                features = Features(bundle, source.encode if source else None)
+                features = Features(bundle, _encoder(bundle, source, opened))
                 comparisons.append(judge.pictures(subject, reference, features, pictures, counted))
         if "text encoder" in parts and bundle.text_encoder_file is not None:
             progress("text encoder")
@@ -193,6 +194,14 @@ def _source(
         return None
     progress(f"load {checkpoint}")
     return load_source(bundle, checkpoint, clip_weights)
+
+
+def _encoder(bundle: Bundle, source: Source | None, opened: Open) -> Callable[[], Encode] | None:
+    """What makes text features of words that the bundle does not carry."""
+    if source is not None:
+        return lambda: source.encode
+    graph = bundle.text_encoder_file
+    return None if graph is None else lambda: encode_with(opened(graph), bundle)
 
 
 def _other_than(graph: Backend, bundle: Bundle, options: BackendOptions) -> Reference:

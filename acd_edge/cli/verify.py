@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -82,7 +82,7 @@ def command(
         subject = _Subject(opened, how, checkpoint, clip_weights, with_overrides(base, tolerances))
         found = asked.found(opened)
         report = subject.verified(found.pictures if found else ())
-        bisection = subject.bisected() if bisect else None
+        bisection = subject.bisected(is_wrong=not report.passed) if bisect else None
     unread = {**(found.unread if found else {}), **report.unread}
     if as_json:
         _print_json(report, subject.engines, unread, bisection)
@@ -163,10 +163,11 @@ class _Subject:
         self.engines = [write_stamp(engine, stamp_of(report, engine)) for engine in self.engines]
         return report
 
-    def bisected(self) -> Bisection:
-        """Name the first block that departs."""
+    def bisected(self, *, is_wrong: bool) -> Bisection:
+        """Name the first block that departs; of an engine, by engines that give out what its blocks make."""
         from acd_edge.export.bisect import bisect_bundle
 
+        engine = next((each for each in self.engines if each.record.part == "model"), None)
         return bisect_bundle(
             self._bundle,
             self._how.backend,
@@ -174,8 +175,17 @@ class _Subject:
             checkpoint=self._checkpoint,
             clip_weights=self._clip_weights,
             tolerance=self._limits,
+            open_graph=None if engine is None else self._engines_like(engine),
+            is_wrong=is_wrong,
             progress=_tell,
         )
+
+    def _engines_like(self, engine: Engine) -> Callable[[GraphFile], Backend]:
+        from acd_edge.export.probe_engine import engine_opener
+        from acd_edge.runtime.cuda import open_cuda
+        from acd_edge.runtime.trt_module import load_tensorrt
+
+        return engine_opener(load_tensorrt(), open_cuda(self._how.cuda), engine.record.key.options, progress=_tell)
 
     def _load(self, graph: GraphFile) -> Backend:
         from acd_edge.runtime.backends import open_backend
@@ -184,7 +194,8 @@ class _Subject:
             backend = self._load_engine(graph)
         else:
             backend = open_backend(graph, backend=self._how.backend, options=self._how.options)
-        if (engine := getattr(backend, "engine", None)) is not None:
+        engine = getattr(backend, "engine", None)
+        if engine is not None and engine not in self.engines:
             self.engines.append(engine)
         return backend
 
@@ -192,12 +203,12 @@ class _Subject:
         """The engine that is there, in whatever state: to verify one that failed must be possible."""
         from acd_edge.runtime.backends import check_options
         from acd_edge.runtime.backends.trt import TrtBackend, usable_engine
-        from acd_edge.runtime.backends.trt_engine import tensorrt_module
         from acd_edge.runtime.cuda import open_cuda
         from acd_edge.runtime.engines import newest_engine
+        from acd_edge.runtime.trt_module import load_tensorrt
 
         check_options("tensorrt", self._how.options)
-        trt, cuda = tensorrt_module(), open_cuda(self._how.cuda)
+        trt, cuda = load_tensorrt(), open_cuda(self._how.cuda)
         engine = newest_engine(graph.digest, trt.__version__, cuda.facts)
         if engine is None:
             engine = usable_engine(graph, trt.__version__, cuda.facts)  # raises, and says what to do
