@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from acd_edge.errors import DataError, SourceError
 from acd_edge.export.drift import Apart, Change, Drift, Said, Tally, apart_of
-from acd_edge.export.references import Encode, Features, Reference, Says, Source
+from acd_edge.export.references import Encode, Reference, Says, Source
 from acd_edge.export.tolerance import TOLERANCES, Tolerance
 from acd_edge.runtime.bundle import Bundle, threshold_of
 from acd_edge.runtime.bundle_files import Golden
@@ -136,11 +136,18 @@ class Judge:
         self,
         subject: Says,
         reference: Reference,
-        features: Features,
+        features: Mapping[str, npt.NDArray[np.float32]],
         pictures: Sequence[Shown],
         progress: Callable[[int, int], None],
     ) -> Comparison:
         """With a reference, on the user's pictures; one that cannot be read is listed and the others are compared.
+
+        Args:
+            subject: what is verified.
+            reference: what counts as right.
+            features: words of every product among the pictures -> text features (N, 2, D), for both.
+            pictures: at least one.
+            progress: is told how many are done.
 
         Raises:
             DataError: none can be read.
@@ -153,7 +160,7 @@ class Judge:
             except (DataError, SourceError) as error:
                 failed[shown.name] = str(error)
             else:
-                known = features(shown.words)
+                known = features[shown.words]
                 found, wanted = subject(read.pixels, known), reference.says(read.pixels, known)
                 tally.add(shown.name, found, wanted, threshold=thresholds[shown.words])
                 if shown.label is not None:

@@ -167,12 +167,13 @@ def verify_bundle(
             if pictures and reference is None:
                 reference = _other_than(graph, bundle, options)
                 closing.callback(reference.close)
+            features = Features(bundle, _encoder(bundle, source, opened))
+            known = {words: features(words) for words in dict.fromkeys(shown.words for shown in pictures)}
             progress("golden samples")
             comparisons.append(judge.golden(subject, golden))
             comparisons += judge.source(subject, source, golden) if source else []
             if pictures and reference is not None:
-                features = Features(bundle, _encoder(bundle, source, opened))
-                comparisons.append(judge.pictures(subject, reference, features, pictures, counted))
+                comparisons.append(judge.pictures(subject, reference, known, pictures, counted))
         if "text encoder" in parts and bundle.text_encoder_file is not None:
             progress("text encoder")
             comparisons.append(judge.text(encode_with(opened(bundle.text_encoder_file), bundle)))
