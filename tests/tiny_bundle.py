@@ -161,7 +161,7 @@ def write_true_bundle(path: Path) -> Path:
     """The tiny bundle with a text encoder, whose text features are the encoder's own."""
     with Bundle.open(write_tiny_bundle(path.with_name(f"{path.name}-made"), text_encoder=True)) as made:
         assert made.text_encoder_file is not None
-        encoder = TextEncoder(made.text_encoder_file, made.tokenizer_path, made.manifest)
+        encoder = TextEncoder(made.text_encoder_file, made.tokenizer_path, made.manifest, backend="onnxruntime")
         features = {name: encoder.features(words) for name, words in made.manifest.products.items()}
         encoder.close()
         files: dict[str, Path | bytes] = {

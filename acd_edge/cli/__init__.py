@@ -29,6 +29,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "calibrate": ("acd_edge.cli.calibrate:command", "Choose a threshold from pictures of good parts."),
         "doctor": ("acd_edge.cli.doctor:command", "Tell what this machine has and lacks, and what mends it."),
         "export": ("acd_edge.cli.export:command", "Fold a checkpoint and write a bundle for a device."),
+        "compile": ("acd_edge.cli.compile:command", "Build a bundle's TensorRT engines for this machine."),
         "bench": (
             "acd_edge.cli.bench:command",
             "Measure latency stage by stage, compare, soak, find what fits a budget.",

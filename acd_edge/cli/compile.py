@@ -1,0 +1,117 @@
+"""`acd-edge compile`: from a bundle to TensorRT engines for this machine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from acd_edge.errors import EngineError, MissingExtra
+
+if TYPE_CHECKING:
+    from acd_edge.runtime.bundle import Bundle
+    from acd_edge.runtime.cuda import Binding
+    from acd_edge.runtime.engines import Engine
+
+_tell = partial(click.echo, err=True)
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path), required=False)
+@click.option("--workspace", type=click.IntRange(1, 1 << 20), default=1024, show_default=True, metavar="MIB",
+              help="Most memory that one layer may take for itself while it is built and run.")  # fmt: skip
+@click.option("--optimization-level", type=click.IntRange(0, 5), default=3, show_default=True,
+              help="0 builds fastest, 5 searches longest.")  # fmt: skip
+@click.option("--force", is_flag=True, help="Build even where an engine with these options is there.")
+@click.option("--no-verify", is_flag=True, help="Do not compare the engine with the bundle's golden samples.")
+@click.option("--no-text-encoder", is_flag=True, help="Leave the text encoder's engine out; new names then need one.")
+@click.option("--cuda", type=click.Choice(["auto", "cuda-python", "pycuda"]), default="auto", show_default=True,
+              help="Python binding of CUDA.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a line an engine.")
+def command(
+    bundle: Path | None,
+    workspace: int,
+    optimization_level: int,
+    force: bool,
+    no_verify: bool,
+    no_text_encoder: bool,
+    cuda: Binding,
+    as_json: bool,
+) -> None:
+    """Build the TensorRT engines of BUNDLE (the built-in one unless given) for this machine, and verify them.
+
+    It takes minutes, once: engines are kept in ~/.cache/acd-edge, and built again where the graph, TensorRT, the GPU,
+    the driver or these options differ. The exit status is 1 where an engine does not compute what the bundle says.
+
+    \b
+    acd-edge compile
+    acd-edge compile line.acd --workspace 512
+    """
+    from acd_edge.export.engine import compile_bundle, failure
+    from acd_edge.runtime.bundle import Bundle, builtin_bundle
+    from acd_edge.runtime.cuda import open_cuda
+    from acd_edge.runtime.engines import BuildOptions
+    from acd_edge.runtime.trt_module import load_tensorrt
+
+    trt = load_tensorrt()  # before the bundle's digests are checked: where it is absent, that is what to tell
+    options = BuildOptions(workspace_mib=workspace, optimization_level=optimization_level)
+    with Bundle.open(builtin_bundle() if bundle is None else bundle) as opened:
+        engines = compile_bundle(
+            opened, options, force=force, verify=not no_verify, text_encoder=not no_text_encoder,
+            progress=_tell, cuda=open_cuda(cuda), trt=trt,
+        )  # fmt: skip
+        click.echo(json.dumps(_values(opened, engines)) if as_json else "\n".join(map(_line, engines)))
+        if no_verify:
+            _tell(f"not verified; do it with: acd-edge verify {opened.path} --backend tensorrt")
+        for engine in engines:
+            if engine.state == "failed":
+                raise EngineError(failure(opened, engine))
+
+
+def compile_exported(bundle: Path) -> list[Engine]:
+    """After `export`: build and verify the bundle's engines where TensorRT is, and say what to do where it is not.
+
+    Raises:
+        EngineError: TensorRT refuses the graph, or an engine failed its verification; the bundle stays.
+        DeviceError, OutputError: see `compile_bundle`.
+    """
+    from acd_edge.export.engine import compile_bundle, failure
+    from acd_edge.runtime.bundle import Bundle
+    from acd_edge.runtime.trt_module import load_tensorrt
+
+    try:
+        trt = load_tensorrt()
+    except MissingExtra:
+        _tell(f"no TensorRT here, so no engine; on the device that will run it: acd-edge compile {bundle}")
+        return []
+    with Bundle.open(bundle) as opened:
+        engines = compile_bundle(opened, progress=_tell, trt=trt)
+        for engine in engines:
+            if engine.state == "failed":
+                raise EngineError(failure(opened, engine))
+    return engines
+
+
+def _line(engine: Engine) -> str:
+    record = engine.record
+    attentions = f", {record.fused_attentions} fused attentions" if record.fused_attentions else ""
+    return (
+        f"{record.part}: {engine.state}, {record.precision}, {record.layers} layers{attentions}, "
+        f"{record.plan_bytes / 1e6:.1f} MB, {engine.folder}"
+    )
+
+
+def _values(bundle: Bundle, engines: Sequence[Engine]) -> dict[str, Any]:
+    return {
+        "bundle": str(bundle.path),
+        "engines": [
+            {"state": each.state, "folder": str(each.folder), **asdict(each.record)}
+            | {"verification": None if each.stamp is None else asdict(each.stamp)}
+            for each in engines
+        ],
+    }
