@@ -1,0 +1,326 @@
+"""`acd-edge bench --budget-ms`: the ladder of sizes and precisions, and which rung fits."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from acd_edge.cli.backend import BackendFlags, load_detector
+from acd_edge.cli.data import Progress
+from acd_edge.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from acd_edge.bench.ladder import Choice, Ladder, Latency, Request, Rung, Work
+    from acd_edge.bench.run import BenchConfig
+    from acd_edge.cli.bench import Flags
+    from acd_edge.data.samples import Sample
+
+FRAMES = 60
+_NONE_FITS = 1
+_TENSORRT = "tensorrt"
+
+
+def climb(flags: Flags, how: BackendFlags) -> int:
+    """Walk the ladder, tell it, and return the exit status: 1 where nothing fits the budget."""
+    from acd_edge.bench.ladder import Ladder, Work
+    from acd_edge.data.samples import load_data
+
+    if flags.budget_ms is None:
+        raise UsageError("--from belongs to the ladder: give --budget-ms T, or name a bundle to measure")
+    if not flags.data:
+        raise UsageError("the ladder judges on labelled pictures: give --data DIR")
+    samples = load_data(flags.data, flags.root, split="test", layout=flags.layout)
+    request = _request(flags, samples, how)
+    _check_calibration(flags, samples)
+    _warn_trained(request.checkpoint, samples)
+    ladder, stopped = Ladder(flags.budget_ms), None
+    with _work_folder(flags.output) as folder:
+        try:
+            _walk(ladder, Work(folder), request, samples, flags, how)
+        except KeyboardInterrupt as error:
+            if not ladder.rungs:
+                raise
+            stopped = error
+    values = _values(ladder, request, samples, stopped)
+    _tell(flags, ladder, values)
+    if stopped is not None:
+        raise stopped
+    return 0 if ladder.best else _NONE_FITS
+
+
+def _walk(
+    ladder: Ladder, work: Work, request: Request, samples: Sequence[Sample], flags: Flags, how: BackendFlags
+) -> None:
+    """The checkpoint's own size first: it tells the patch, and what `auto` runs on."""
+    from acd_edge.bench.ladder import Choice, default_precisions, export_rung, sizes_around, walk
+    from acd_edge.checkpoint import read_config
+
+    own = read_config(request.checkpoint).size
+    judge = _Judge(samples, flags, how, work)
+    run = partial(
+        walk, ladder, request=request, work=work, export=export_rung, judge=judge, measure=_Measure(flags, how),
+        say=partial(click.echo, err=True),
+    )  # fmt: skip
+    on_tensorrt = how.backend == _TENSORRT
+    precisions = flags.precisions or default_precisions(on_tensorrt=on_tensorrt, has_calib=flags.calib is not None)
+    first, *others = dict.fromkeys(precisions)
+    start = flags.sizes[0] if flags.sizes else own
+    _tell_rungs(run(choices=[Choice(start, first)]))
+    if how.backend == "auto" and ladder.rungs[0].backend.startswith(_TENSORRT):
+        run = partial(run, request=replace(request, int8_base="fp16"))
+        if not flags.precisions:
+            others.append("bf16")
+    sizes = flags.sizes or _sizes(own, work.bundle(Choice(start, first)), sizes_around)
+    choices = [Choice(size, precision) for size in dict.fromkeys((start, *sizes)) for precision in (first, *others)]
+    _tell_rungs(run(choices=choices[1:]))
+
+
+def _sizes(own: int, bundle: Path, around: Any) -> tuple[int, ...]:
+    """Around the checkpoint's own; that alone where its bundle could not be made, which the first rung says."""
+    from acd_edge.runtime.bundle import Bundle
+
+    if not bundle.is_dir():
+        return (own,)
+    with Bundle.open(bundle) as opened:
+        found: tuple[int, ...] = around(own, opened.manifest.patch)
+        return found
+
+
+def _request(flags: Flags, samples: Sequence[Sample], how: BackendFlags) -> Request:
+    from acd_edge.bench.ladder import Request
+    from acd_edge.checkpoint import builtin_checkpoint, checkpoint_digest, read_info
+    from acd_edge.data.samples import categories_of, domain_of, words_of
+
+    checkpoint = builtin_checkpoint() if flags.checkpoint is None else flags.checkpoint
+    read_info(checkpoint)
+    words = words_of(samples, {})
+    return Request(
+        checkpoint=checkpoint,
+        checkpoint_sha256=checkpoint_digest(checkpoint),
+        domain=domain_of(samples),
+        products={name: words.get(name) or name.replace("_", " ") for name in categories_of(samples)},
+        calib=flags.calib,
+        calib_sha256="" if flags.calib is None else _calib_digest(flags.calib),
+        clip_weights=flags.clip_weights,
+        int8_base="fp16" if how.backend == _TENSORRT else "fp32",
+    )
+
+
+def _calib_digest(folder: Path) -> str:
+    from acd_edge.calib.pictures import find_pictures
+
+    return find_pictures(folder).sha256
+
+
+def _check_calibration(flags: Flags, samples: Sequence[Sample]) -> None:
+    """Refuse pictures that would be calibrated on and judged on."""
+    if flags.calib is None:
+        return
+    from acd_edge.calib.pictures import pictures_below
+
+    judged = {sample.image.resolve() for sample in samples}
+    met = [path for path in pictures_below(flags.calib) if path.resolve() in judged]
+    if met:
+        raise DataError(f"{len(met)} pictures of --calib are in --data too, the first is {met[0]}; they must differ")
+
+
+def _warn_trained(checkpoint: Path, samples: Sequence[Sample]) -> None:
+    """Say it where the figures are not those of new pictures; to compare rungs they serve all the same."""
+    from acd_edge.data.zero_shot import guard, record_of_checkpoint
+
+    try:
+        progress = Progress("pictures compared with the trained ones", at_end=False)
+        reasons = list(guard(samples, record_of_checkpoint(checkpoint), None, progress).values())
+    except DataError as error:
+        reasons = [str(error)]
+    if reasons:
+        click.echo(f"not zero-shot, so the figures compare rungs and nothing else: {reasons[0]}", err=True)
+
+
+@contextmanager
+def _work_folder(output: Path | None) -> Iterator[Path]:
+    if output is not None:
+        yield output
+        return
+    with tempfile.TemporaryDirectory(prefix="acd-edge-ladder-") as folder:
+        yield Path(folder)
+
+
+class _Measure:
+    """Latency of a bundle to the decision, as `bench` measures it."""
+
+    def __init__(self, flags: Flags, how: BackendFlags) -> None:
+        self._flags, self._how = flags, how
+
+    def __call__(self, bundle: Path) -> tuple[Latency, str]:
+        from acd_edge.bench.ladder import Latency
+        from acd_edge.bench.run import bench
+
+        outcome = bench(lambda: load_detector(bundle, product="object", how=self._how), self._config())
+        if outcome.error is not None:
+            raise outcome.error
+        row = outcome.values["rows_ms"]["decision"]
+        return Latency(row["p50"], row["p95"]), outcome.values["subject"]["backend"]
+
+    def _config(self) -> BenchConfig:
+        from acd_edge.bench.measure import Plan
+        from acd_edge.bench.run import BenchConfig
+        from acd_edge.runtime.sources import ReadOptions
+
+        flags = self._flags
+        frames = FRAMES if flags.frames is None and flags.seconds is None else flags.frames
+        return BenchConfig(
+            texts=flags.sources,
+            plan=Plan(frames=frames, seconds=flags.seconds, warm_up=flags.warm_up),
+            options=self._how.options,
+            asked_backend=self._how.backend,
+            read=ReadOptions(bit_depth=flags.bit_depth, max_pixels=flags.max_pixels, timeout=flags.timeout),
+            idle_s=0.0,
+        )
+
+
+class _Judge:
+    """Pixel AUROC of a bundle on the data, the mean over its categories; kept in the work folder."""
+
+    def __init__(self, samples: Sequence[Sample], flags: Flags, how: BackendFlags, work: Work) -> None:
+        self._samples, self._how, self._work = samples, how, work
+        self._data = _fingerprint(samples)
+
+    def __call__(self, bundle: Path, choice: Choice) -> float | None:
+        from acd_edge.evaluate import evaluate, predictor_from_detector
+
+        with load_detector(bundle, product="object", how=self._how) as detector:
+            manifest = detector.bundle.manifest
+            of = {"graph": detector.bundle.model_file.digest, "data": self._data, "backend": detector.backend_name}
+            known = self._work.judged(choice, of)
+            if known is not None:
+                return known
+            names = {name: words for name, words in manifest.products.items() if self._has(name)}
+            report = evaluate(
+                predictor_from_detector(detector), self._samples, size=manifest.size, words=names,
+                resize_rule=manifest.resize, listener=_Counter(),
+            )  # fmt: skip
+        if report.failed:
+            raise DataError(f"{len(report.failed)} pictures cannot be read, the first: {report.failed[0].reason}")
+        found = report.mean.pixel_auroc
+        self._work.judge(choice, of, found)
+        return found
+
+    def _has(self, category: str) -> bool:
+        return any(sample.category == category for sample in self._samples)
+
+
+class _Counter:
+    """A line every few seconds while pictures are judged."""
+
+    def __init__(self) -> None:
+        self._tell = Progress("pictures judged", at_end=False)
+
+    def picture(self, done: int, total: int, category: str) -> None:
+        """See `acd_edge.evaluate.Listener`."""
+        self._tell(done, total)
+
+    def failure(self, failure: Any) -> None:
+        """See there; told at the end."""
+
+    def category(self, name: str, row: Any) -> None:
+        """See there."""
+
+
+def _fingerprint(samples: Sequence[Sample]) -> str:
+    """Changes where a picture is added, removed or written again."""
+    digest = hashlib.sha256()
+    for sample in samples:
+        found = sample.image.stat()
+        digest.update(f"{sample.category}/{sample.image.name} {found.st_size} {found.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def _tell_rungs(rungs: Iterator[Rung]) -> None:
+    for rung in rungs:
+        click.echo(f"{rung.name}: {_said(rung)}", err=True)
+
+
+def _said(rung: Rung) -> str:
+    if rung.reason:
+        return rung.reason
+    accuracy = "no pixel AUROC" if rung.pixel_auroc is None else f"pixel AUROC {100 * rung.pixel_auroc:.2f}"
+    return f"p50 {rung.p50_ms:.1f} ms, p95 {rung.p95_ms:.1f} ms, {accuracy}"
+
+
+def _values(
+    ladder: Ladder, request: Request, samples: Sequence[Sample], stopped: BaseException | None
+) -> dict[str, Any]:
+    from acd_edge.bench.facts import machine_facts, versions
+
+    return {
+        "kind": "acd-edge bench ladder",
+        "schema": 1,
+        **ladder.to_dict(),
+        "checkpoint": request.checkpoint.resolve().name,
+        "checkpoint_sha256": request.checkpoint_sha256,
+        "domain": request.domain,
+        "pictures": len(samples),
+        "products": dict(request.products),
+        "ending": "complete" if stopped is None else "interrupted",
+        "machine": machine_facts(),
+        "versions": versions(),
+    }
+
+
+def _tell(flags: Flags, ladder: Ladder, values: Mapping[str, Any]) -> None:
+    from acd_edge.bench.plot import ladder_plot, write_plot
+    from acd_edge.bench.results import write_json
+    from acd_edge.cli.bench import STDOUT
+
+    if flags.as_json == STDOUT:
+        click.echo(json.dumps(values))
+    else:
+        click.echo(table(ladder, values))
+        if flags.as_json is not None:
+            write_json(flags.as_json, values)
+    if flags.plot is not None:
+        title = f"{values['checkpoint']} on {values['machine']['cpu']}"
+        write_plot(flags.plot, ladder_plot(values["rungs"], ladder.budget_ms, title))
+        click.echo(f"{flags.plot} written", err=True)
+
+
+def table(ladder: Ladder, values: Mapping[str, Any]) -> str:
+    """The rungs, and the best that fits."""
+    from acd_edge.bench.table import aligned
+
+    head = ["size", "precision", "backend", "p50 ms", "p95 ms", "pixel AUROC", f"fits {ladder.budget_ms:g} ms"]
+    rows = [head, *(_row(rung) for rung in ladder.sorted())]
+    lines = aligned(rows, words=3)
+    lines += [f"{rung.name}: {rung.reason}" for rung in ladder.sorted() if rung.reason]
+    lines.append(f"latency from decoding to the decision; pixel AUROC in per cent on {values['pictures']} pictures")
+    if values["ending"] != "complete":
+        lines.append("interrupted: there are rungs that were not climbed")
+    return "\n".join([*lines, _verdict(ladder)])
+
+
+def _row(rung: Rung) -> list[str]:
+    cells = [None if value is None else f"{value:.1f}" for value in (rung.p50_ms, rung.p95_ms)]
+    cells.append(None if rung.pixel_auroc is None else f"{100 * rung.pixel_auroc:.2f}")
+    fits = "-" if rung.reason else "yes" if rung.fits else "no"
+    return [str(rung.size), rung.precision, rung.backend or "-", *(cell or "-" for cell in cells), fits]
+
+
+def _verdict(ladder: Ladder) -> str:
+    best = ladder.best
+    if best is not None:
+        return f"best that fits: {best.name}, {_said(best)}"
+    measured = [rung for rung in ladder.rungs if rung.p95_ms is not None]
+    if not measured:
+        return "nothing could be measured"
+    fastest = min(measured, key=lambda rung: rung.p95_ms or 0.0)
+    return f"nothing fits {ladder.budget_ms:g} ms; the fastest is {fastest.name}, {_said(fastest)}"

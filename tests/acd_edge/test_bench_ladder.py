@@ -1,0 +1,267 @@
+"""The ladder of sizes and precisions: what is exported, kept, refused, told, and which rung is named."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from acd_edge.bench import ladder as climbing
+from acd_edge.bench import pictures
+from acd_edge.bench.ladder import Choice, Ladder, Latency, Request, Rung, Work, best_rung, sizes_around, walk
+from acd_edge.checkpoint import builtin_checkpoint
+from acd_edge.cli import cli
+from acd_edge.cli.export import command as export_command
+from acd_edge.cli.export_precision import Wanted
+from acd_edge.errors import BackendError, BenchError, ExportError
+from acd_edge.runtime.bundle import Bundle
+from tests import tiny_bundle
+from tests.picture_trees import write_category
+
+TRIED: list[str] = []
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "SIZE_WH", (64, 48))
+    TRIED.clear()
+
+
+@pytest.fixture
+def checkpoint() -> Path:
+    """The one of the package, whose own size is 420; no test but the last exports it."""
+    return builtin_checkpoint()
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    write_category(tmp_path / "set" / "metal_nut")
+    return tmp_path / "set"
+
+
+def tiny_export(request: Request, choice: Choice, bundle: Path) -> None:
+    """A bundle whose map is the picture's brightness, of any size; TensorRT's precision is refused as export would."""
+    TRIED.append(choice.name)
+    request.arguments(choice, bundle)  # which has its own refusals
+    if choice.size % tiny_bundle.PATCH:
+        raise ExportError(f"--size {choice.size} is not a multiple of the patch, {tiny_bundle.PATCH}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiny_bundle, "SIZE", choice.size)
+        tiny_bundle.write_tiny_bundle(bundle, precision=choice.precision)
+
+
+@pytest.fixture
+def exported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(climbing, "export_rung", tiny_export)
+
+
+def run(*args: object) -> Result:
+    return CliRunner().invoke(cli, ["bench", *map(str, args)])
+
+
+def climb(checkpoint: Path, data: Path, *args: object) -> Result:
+    return run("--budget-ms", 1e6, "--from", checkpoint, "--data", data, "--frames", 3, "--warm-up", 0, *args)
+
+
+REQUEST = Request(checkpoint=Path("c"), checkpoint_sha256="1f", domain="industrial", products={"nut": "metal nut"})
+
+
+def test_the_best_is_the_most_accurate_that_fits() -> None:
+    rungs = [
+        Rung(name="a", size=1, precision="fp32", p95_ms=9, pixel_auroc=0.90, fits=True),
+        Rung(name="b", size=2, precision="fp32", p95_ms=19, pixel_auroc=0.95, fits=True),
+        Rung(name="c", size=2, precision="fp16", p95_ms=12, pixel_auroc=0.95, fits=True),
+        Rung(name="d", size=3, precision="fp32", p95_ms=40, pixel_auroc=0.99, fits=False),
+        Rung(name="e", size=4, precision="fp32", reason="it broke"),
+    ]
+    best = best_rung(rungs)
+    assert best is not None
+    assert best.name == "c"  # as good as b, and faster
+    assert best_rung(rungs[3:]) is None
+
+
+def test_sizes_are_multiples_of_the_patch() -> None:
+    assert sizes_around(518, 14) == (252, 350, 434, 518, 602)
+    assert sizes_around(14, 14) == (14,)
+
+
+def test_what_export_is_asked_for() -> None:
+    calibrated = replace(REQUEST, calib=Path("k"), clip_weights=Path("w.pt"), int8_base="fp16")
+    assert REQUEST.arguments(Choice(420, "fp16"), Path("out")) == [
+        *("export", "c", "--size", "420", "--domain", "industrial", "--fp16"),
+        *("--product", "nut=metal nut", "-o", "out"),
+    ]
+    found = calibrated.arguments(Choice(420, "int8"), Path("out"))
+    assert found[6:10] == ["--int8", "--fp16", "--calib", "k"]
+    assert found[-4:] == ["--clip-weights", "w.pt", "-o", "out"]
+    with pytest.raises(ExportError, match="int8 needs --calib DIR"):
+        REQUEST.arguments(Choice(420, "int8"), Path("out"))
+
+
+def slow(bundle: Path) -> tuple[Latency, str]:
+    """Milliseconds by the size in the name; fp16 does not load."""
+    if bundle.name.endswith("fp16"):
+        raise BackendError("it cannot be loaded")
+    size = float(bundle.name.partition("-")[0])
+    return Latency(size, size + 1), "made"
+
+
+def climbed(work: Path, *names: str, request: Request = REQUEST, budget_ms: float = 50) -> Ladder:
+    choices = [Choice(int(size), precision) for size, _, precision in (name.partition("-") for name in names)]
+    ladder = Ladder(budget_ms)
+    list(walk(ladder, choices, request, Work(work), export=tiny_export, measure=slow, judge=lambda *_: 0.9))
+    return ladder
+
+
+def test_a_rung_that_cannot_be_has_its_reason_and_the_others_go_on(tmp_path: Path) -> None:
+    ladder = climbed(tmp_path, "28-fp32", "57-fp32", "42-fp16", "56-fp32", "28-int8")
+    assert {rung.name: (rung.fits, rung.reason) for rung in ladder.rungs} == {
+        "28-fp32": (True, ""),
+        "57-fp32": (False, "--size 57 is not a multiple of the patch, 14"),
+        "42-fp16": (False, "it cannot be loaded"),
+        "56-fp32": (False, ""),  # 57 ms at the 95th percentile
+        "28-int8": (False, "int8 needs --calib DIR, pictures that its ranges are measured on"),
+    }
+    assert ladder.to_dict()["best"] == "28-fp32"
+    assert [rung.name for rung in ladder.sorted()] == ["28-fp32", "28-int8", "42-fp16", "56-fp32", "57-fp32"]
+
+
+def test_what_is_there_is_not_exported_again_unless_something_differs(tmp_path: Path) -> None:
+    climbed(tmp_path, "28-fp32", "42-fp32")
+    climbed(tmp_path, "28-fp32", "42-fp32", "56-fp32")
+    assert TRIED == ["28-fp32", "42-fp32", "56-fp32"]
+    climbed(tmp_path, "28-fp32", request=replace(REQUEST, checkpoint_sha256="2e"))
+    assert TRIED[3:] == ["28-fp32"]
+    shutil.rmtree(tmp_path / "28-fp32")
+    climbed(tmp_path, "28-fp32", request=replace(REQUEST, checkpoint_sha256="2e"))
+    assert TRIED[4:] == ["28-fp32"]
+
+
+def test_a_folder_that_is_not_ours_stays(tmp_path: Path) -> None:
+    (tmp_path / "28-fp32").mkdir()
+    (tmp_path / "28-fp32" / "thesis.txt").touch()
+    (rung,) = climbed(tmp_path, "28-fp32").rungs
+    assert "was not exported by a ladder and is in the way" in rung.reason
+    assert (tmp_path / "28-fp32" / "thesis.txt").exists()
+    (tmp_path / "ladder.json").write_text("[]")
+    with pytest.raises(BenchError, match="of no ladder"):
+        Work(tmp_path)
+
+
+def test_from_the_command_line(checkpoint: Path, data: Path, tmp_path: Path, exported: None) -> None:
+    place, work = tmp_path / "l.json", tmp_path / "rungs"
+    sizes = ("--size", 56, "--size", 28)
+    result = climb(checkpoint, data, *sizes, "-o", work, "--json", place, "--plot", tmp_path / "l.svg")
+    assert result.exit_code == 0, result.output
+    assert [f"{size}-{each}" for size in (56, 28) for each in ("fp32", "fp16")] == TRIED
+    values = json.loads(place.read_text())
+    assert [rung["name"] for rung in values["rungs"]] == ["28-fp32", "28-fp16", "56-fp32", "56-fp16"]
+    assert all(rung["pixel_auroc"] > 0.95 and rung["fits"] for rung in values["rungs"])  # brightness is the defect
+    assert result.stdout.splitlines()[-1].startswith(f"best that fits: {values['best']}, p50 ")
+    assert "onnxruntime" in result.stdout
+    assert "budget" in (tmp_path / "l.svg").read_text()
+    with Bundle.open(work / "28-fp16") as bundle:
+        assert (bundle.manifest.size, bundle.manifest.precision) == (28, "fp16")
+    TRIED.clear()
+    again = climb(checkpoint, data, *sizes, "-o", work)
+    assert (again.exit_code, TRIED) == (0, [])
+    assert "28-fp16: exported before" in again.stderr
+
+
+def test_nothing_fits(checkpoint: Path, data: Path, exported: None) -> None:
+    result = run("--budget-ms", 1e-6, "--from", checkpoint, "--data", data, "--size", 28, "--precision", "fp32",
+                 "--frames", 2, "--warm-up", 0)  # fmt: skip
+    assert result.exit_code == 1
+    assert result.stdout.splitlines()[-1].startswith("nothing fits 1e-06 ms; the fastest is 28-fp32, p50 ")
+    assert TRIED == ["28-fp32"]
+
+
+def test_invalid_combinations_are_told(checkpoint: Path, data: Path, exported: None) -> None:
+    result = climb(checkpoint, data, "--size", 28, "--size", 30, "--precision", "fp32", "--precision", "bf16",
+                   "--precision", "int8")  # fmt: skip
+    assert result.exit_code == 0
+    assert "30-fp32: --size 30 is not a multiple of the patch" in result.stdout
+    assert "28-int8: int8 needs --calib DIR" in result.stdout
+    assert "28-bf16: " in result.stdout
+    assert "bf16 bundle, which ONNX Runtime's CPU cannot run" in result.stdout
+    assert result.stdout.splitlines()[-1].startswith("best that fits: 28-fp32")
+
+
+def test_ctrl_c_tells_the_rungs_so_far(
+    checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(request: Request, choice: Choice, bundle: Path) -> None:
+        if choice.size == 280:
+            raise KeyboardInterrupt
+        tiny_export(request, choice, bundle)
+
+    monkeypatch.setattr(climbing, "export_rung", interrupted)
+    result = climb(checkpoint, data, "--json", tmp_path / "l.json")
+    assert result.exit_code == 130
+    assert "interrupted: there are rungs that were not climbed" in result.stdout
+    values = json.loads((tmp_path / "l.json").read_text())
+    names = [rung["name"] for rung in values["rungs"]]
+    assert (values["ending"], names) == ("interrupted", ["210-fp32", "210-fp16", "420-fp32", "420-fp16"])
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--from", "CKPT"], "give --budget-ms T"),
+        (["--budget-ms", 5, "--from", "CKPT"], "give --data DIR"),
+        (["--budget-ms", 5, "--data", "DATA", "--soak", 1], "--soak has no use in the ladder"),
+        (["--budget-ms", 5, "--data", "DATA", "BUNDLE"], "a bundle or result has no use in the ladder"),
+        (["--budget-ms", "nan", "--data", "DATA"], "--budget-ms must be a number"),
+        (["--budget-ms", 5, "--data", "DATA", "--from", "NOWHERE"], "no checkpoint at NOWHERE"),
+        (["--budget-ms", 5, "--data", "DATA", "--from", "CKPT", "--calib", "DATA"], "of --calib are in --data too"),
+        (["--budget-ms", 5, "--data", "EMPTY", "--from", "CKPT"], "EMPTY"),
+    ],
+)
+def test_bad_input_is_one_line(
+    args: list[Any], words: str, checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "EMPTY").mkdir()
+    places = {"CKPT": checkpoint, "DATA": data}
+    result = run(*(places.get(arg, arg) for arg in args))
+    assert result.exit_code in (1, 2)
+    assert words in result.stderr
+    assert (result.stdout, result.stderr.count("Error:")) == ("", 1)
+
+
+@pytest.mark.parametrize("precision", climbing.PRECISIONS)
+def test_export_understands_what_it_is_asked_for(precision: str) -> None:
+    calibrated = replace(REQUEST, calib=Path("k"), clip_weights=Path("w.pt"))
+    context = export_command.make_context("export", calibrated.arguments(Choice(420, precision), Path("out"))[1:])
+    assert context.params[precision]
+    assert (context.params["size"], context.params["products"]) == (420, ("nut=metal nut",))
+    flags = {name: context.params[name] for name in ("fp16", "fp32", "bf16", "int8", "calib")}
+    assert Wanted(**flags).precision == precision  # which refuses what cannot be combined
+
+
+def test_what_export_says_when_it_fails_is_the_reason(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=f"^no checkpoint at {tmp_path}/none; it is a folder with"):
+        climbing.export_rung(replace(REQUEST, checkpoint=tmp_path / "none"), Choice(28, "fp32"), tmp_path / "out")
+
+
+@pytest.mark.heavy
+def test_the_real_export(checkpoint: Path, data: Path, tmp_path: Path) -> None:
+    """Two rungs through `acd-edge export` in processes of their own, INT8 among them."""
+    calib = tmp_path / "calib"
+    calib.mkdir()
+    for index in range(2):
+        noise = np.random.default_rng(index).integers(0, 256, (40, 40, 3), np.uint8)
+        Image.fromarray(noise).save(calib / f"{index}.png")
+    result = climb(checkpoint, data, "--size", 28, "--precision", "fp32", "--precision", "int8", "--calib", calib,
+                   "--json", tmp_path / "l.json")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    rungs = json.loads((tmp_path / "l.json").read_text())["rungs"]
+    assert [rung["name"] for rung in rungs] == ["28-fp32", "28-int8"]
+    assert all(rung["p50_ms"] > 0 and 0 <= rung["pixel_auroc"] <= 1 for rung in rungs), rungs
