@@ -7,7 +7,6 @@ from importlib.util import find_spec
 
 from acd_edge.errors import BackendError, MissingExtra, UsageError
 from acd_edge.runtime.backends import BACKENDS, BackendOptions, GraphFile, check_options
-from acd_edge.runtime.backends.trt import why_not
 
 __all__ = ["choose_backend", "is_installed", "likely_backend"]
 
@@ -30,6 +29,8 @@ def choose_backend(graph: GraphFile, options: BackendOptions) -> str:
     here = [name for name in able if is_installed(name)]
     reason: str | None = ""
     if "tensorrt" in here:
+        from acd_edge.runtime.backends.trt import why_not  # and the cache of engines with it
+
         reason = why_not(graph, options)
         if reason is None:
             return "tensorrt"

@@ -13,7 +13,7 @@ from typing import Any
 from acd_edge.errors import DeviceError, EngineError
 from acd_edge.runtime.trt_module import TrtLog, trt_log
 
-__all__ = ["LoadedEngine", "acquire_engine", "last_error", "release_engine"]
+__all__ = ["LoadedEngine", "acquire_engine", "forget_error", "last_error", "release_engine"]
 
 
 @dataclass
@@ -72,8 +72,8 @@ def release_engine(trt: Any, loaded: LoadedEngine) -> None:
 
 
 def _deserialised(trt: Any, digest: str, plan: bytes) -> LoadedEngine:
+    forget_error(trt)
     log = trt_log(trt)
-    log.last = ""
     try:
         runtime = trt.Runtime(log)
     except TypeError as error:  # "factory function returned nullptr"
@@ -90,6 +90,11 @@ def _deserialised(trt: Any, digest: str, plan: bytes) -> LoadedEngine:
             "acd-edge compile --force"
         )
     return LoadedEngine(digest, log, runtime, engine)
+
+
+def forget_error(trt: Any) -> None:
+    """What TensorRT said before has nothing to do with what comes."""
+    trt_log(trt).last = ""
 
 
 def last_error(trt: Any) -> str:

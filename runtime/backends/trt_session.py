@@ -18,7 +18,7 @@ import numpy as np
 
 from acd_edge.errors import AcdEdgeError, BackendError, DeviceError, ShapeError
 from acd_edge.runtime.backends import Array, TensorSpec
-from acd_edge.runtime.backends.trt_engine import LoadedEngine, last_error
+from acd_edge.runtime.backends.trt_engine import LoadedEngine, forget_error, last_error
 from acd_edge.runtime.cuda import Cuda, HostBuffer
 from acd_edge.runtime.stages import Stage
 
@@ -81,6 +81,7 @@ class Session:
         self._is_told = False
         self._stage_ms: dict[Stage, float] = {}
         self.no_graph = ""
+        forget_error(trt)
         with cuda.active(), ExitStack() as undo:
             self._make_context(undo)
             self._stream = cuda.create_stream()
@@ -231,6 +232,7 @@ class Session:
             self._graph = cuda.end_capture(stream)
         except AcdEdgeError as error:
             cuda.abandon_capture(stream)
+            forget_error(self._trt)
             return str(error)
         except BaseException:
             cuda.abandon_capture(stream)
