@@ -16,6 +16,8 @@ from acd_edge.runtime.quiet import quiet_cv2
 from acd_edge.runtime.sources.base import Frame
 
 _STREAM = re.compile(r"(rtsp|rtsps|rtmp|http|https|udp|tcp|srt)://", re.IGNORECASE)
+_PIPELINE = "gst:"  # before a pipeline of GStreamer, which reads what OpenCV alone cannot, such as a camera on CSI
+_SINK = re.compile(r"!\s*appsink\b[^!]*$")
 _SECRET = re.compile(r"(?<=//)[^/@]*@")
 _POLL = 0.2  # seconds; a wait of this length lets Ctrl-C through everywhere
 _LAST_CAMERA = 2**31 - 1  # OpenCV takes no larger index; nor is a camera there
@@ -25,12 +27,23 @@ logger = logging.getLogger(__name__)
 
 
 def is_live(text: str) -> bool:
-    """Whether a source is a camera index, a video device or a stream.
+    """Whether a source is a camera index, a video device, a stream or a pipeline.
 
-    >>> [is_live(text) for text in ("0", "/dev/video2", "rtsp://cam/1", "clip.mp4", "./0")]
-    [True, True, True, False, False]
+    >>> [is_live(text) for text in ("0", "/dev/video2", "rtsp://cam/1", "gst:v4l2src ! appsink", "clip.mp4", "./0")]
+    [True, True, True, True, False, False]
     """
-    return text.isdecimal() or text.startswith("/dev/video") or bool(_STREAM.match(text))
+    return text.isdecimal() or text.startswith(("/dev/video", _PIPELINE)) or bool(_STREAM.match(text))
+
+
+def shown(target: str) -> str:
+    """What users read of a live source: no password, and of a pipeline its first element alone.
+
+    >>> shown("0"), shown("rtsp://me:secret@cam/1"), shown("gst:rtspsrc location=rtsp://me:secret@cam ! appsink")
+    ('camera 0', 'rtsp://cam/1', 'gst:rtspsrc')
+    """
+    if target.startswith(_PIPELINE):
+        return _PIPELINE + (target.removeprefix(_PIPELINE).split() or [""])[0]
+    return f"camera {target}" if target.isdecimal() else _SECRET.sub("", target)
 
 
 class LiveSource:
@@ -53,7 +66,7 @@ class LiveSource:
         max_pixels: int = MAX_PIXELS,
         opener: Callable[[str, float], Any] | None = None,
     ) -> None:
-        self.name = f"camera {target}" if target.isdecimal() else _SECRET.sub("", target)
+        self.name = shown(target)
         self.read = self.dropped = 0
         self.timed_by: Literal["driver", "arrival"] = "arrival"
         self._target = target
@@ -143,14 +156,31 @@ def open_capture(target: str, timeout: float) -> Any:
         where: int | str = min(int(target), _LAST_CAMERA) if target.isdecimal() else target
         capture = cv2.VideoCapture(where, cv2.CAP_V4L2) if hasattr(cv2, "CAP_V4L2") else cv2.VideoCapture(where)
         hint = "see which there are: ls /dev/video*"
+    elif target.startswith(_PIPELINE):
+        capture = _open_pipeline(cv2, target)
+        hint = "try it alone: gst-launch-1.0 with fakesink instead of appsink"
     else:
         capture = _open_stream(cv2, target, timeout)
         hint = "check the address, the network and the password"
     if not capture.isOpened():
-        name = f"camera {target}" if target.isdecimal() else _SECRET.sub("", target)
-        raise SourceError(f"{name} cannot be opened; {hint}")
+        raise SourceError(f"{shown(target)} cannot be opened; {hint}")
     capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
     return capture
+
+
+def _open_pipeline(cv2: Any, target: str) -> Any:
+    pipeline = target.removeprefix(_PIPELINE).strip()
+    if not _SINK.search(pipeline):
+        raise SourceError(
+            f"{shown(target)}: the pipeline does not end in appsink, so no frame comes out; end it with "
+            "! videoconvert ! video/x-raw,format=BGR ! appsink drop=true max-buffers=1"
+        )
+    if not cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER):  # getBackends lists plugins that are not there
+        raise SourceError(
+            f"{shown(target)}: this OpenCV ({cv2.__version__}, {cv2.__file__}) was built without GStreamer, as those "
+            "of pip are; use the system's, and see what this machine has: acd-edge doctor"
+        )
+    return cv2.VideoCapture(pipeline, cv2.CAP_GSTREAMER)
 
 
 def _open_stream(cv2: Any, target: str, timeout: float) -> Any:
@@ -172,7 +202,9 @@ def _decoded(capture: Any, stop: threading.Event) -> Iterator[tuple[Any, float, 
         if not read:
             return
         filled = capture.get(cv2.CAP_PROP_POS_MSEC) / 1e3 if on_v4l2 else 0.0
-        yield cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), arrived, filled if 0 <= arrived - filled < _OLDEST else None
+        grey = bgr.ndim == 2 or bgr.shape[2] == 1  # from a pipeline that gives GRAY8
+        rgb = cv2.cvtColor(bgr, cv2.COLOR_GRAY2RGB if grey else cv2.COLOR_BGR2RGB)
+        yield rgb, arrived, filled if 0 <= arrived - filled < _OLDEST else None
 
 
 def _is_v4l2(capture: Any) -> bool:
