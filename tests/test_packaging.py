@@ -192,14 +192,20 @@ def test_jetson_shadows_nothing(built: Tree, python: str, right: str, wrong: str
     assert wrong not in found["cuda-python"].specifier
 
 
-def test_jetson_resolves_to_nothing_that_shadows(built: Tree, tmp_path: Path) -> None:
-    """pip itself, for JetPack 6: dependencies of dependencies too."""
+@pytest.mark.parametrize("python", ["3.10", "3.12"], ids=["JetPack 6", "JetPack 7.2"])
+def test_jetson_resolves_to_nothing_that_shadows(built: Tree, python: str, tmp_path: Path) -> None:
+    """pip itself, for both JetPacks: dependencies of dependencies too.
+
+    pip evaluates markers for the Python that runs it, so that it gets what the wheel asks for on that JetPack's.
+    """
+    wanted = requirements(built, "jetson", python_version=python, **JETSON).values()
+    asked = [f"{requirement.name}{requirement.specifier}" for requirement in wanted]
     report = tmp_path / "report.json"
     platforms = [word for tag in ("2_28", "2_17", "2_35") for word in ("--platform", f"manylinux_{tag}_aarch64")]
     command = [
         *(sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--target", tmp_path / "none"),
-        *("--python-version", "3.10", "--implementation", "cp", "--only-binary", ":all:", *platforms),
-        *("--retries", "1", "--timeout", "20", "--quiet", "--report", report, f"{built.wheel}[jetson]"),
+        *("--python-version", python, "--implementation", "cp", "--only-binary", ":all:", *platforms),
+        *("--retries", "1", "--timeout", "20", "--quiet", "--report", report, *asked),
     ]
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
     if done.returncode and any(
@@ -207,8 +213,11 @@ def test_jetson_resolves_to_nothing_that_shadows(built: Tree, tmp_path: Path) ->
     ):
         pytest.skip(f"the package index cannot be reached: {done.stderr.splitlines()[-1]}")
     assert done.returncode == 0, done.stderr
-    found = {canonicalize_name(item["metadata"]["name"]) for item in json.loads(report.read_text())["install"]}
-    assert found > BASE | {"cuda-python"}
+    items = [item["metadata"] for item in json.loads(report.read_text())["install"]]
+    found = {canonicalize_name(item["name"]): item["version"] for item in items}
+    assert set(found) > BASE | {"cuda-python"}
+    assert found["cuda-python"].startswith({"3.10": "12.", "3.12": "13."}[python])
+    assert found["numpy"].startswith({"3.10": "1.", "3.12": "2."}[python])  # JetPack 6's OpenCV was built for numpy 1
     assert not [name for name in found if name.startswith(("opencv", "onnx", "tensorrt", "torch"))]
 
 
