@@ -48,6 +48,11 @@ class Facts:
         """Whether engines are built on this machine: TensorRT is there, or belongs there."""
         return self.jetson is not None or self.report("tensorrt").state != "absent"
 
+    @property
+    def engines(self) -> tuple[Mapping[str, Any], ...]:
+        """Engines in the cache, as the probe lists them."""
+        return tuple(self.report("engines").values.get("engines", ()))
+
     def report(self, name: str) -> Report:
         """What a probe told; `absent` where it was not run."""
         return self.reports.get(name, Report("absent"))

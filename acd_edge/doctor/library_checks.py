@@ -170,9 +170,14 @@ def _known_bad(facts: Facts, report: Report) -> Iterator[Check]:
         only = re.search(r"sm_(\d+)", told["pattern"])
         if only and capability and only[1] != capability:
             continue
-        refused = told["severity"] == "refuse"
-        fix = "install another release; compile refuses this one" if refused else "acd-edge verify BUNDLE"
-        yield Check("backends", "… known", "bad" if refused else "note", told["text"], fix, "known-bad")
+        if told["severity"] == "refuse":
+            fix = "install another release; compile refuses this one"
+            yield Check("backends", "… known", "bad", told["text"], fix, "known-bad")
+        elif any(each["state"] == "verified" and each["tensorrt"] == report.version for each in facts.engines):
+            yield Check("backends", "… known", "ok", f"{told['text']}; an engine of it was verified here")
+        else:
+            fix = "acd-edge verify BUNDLE --backend tensorrt"
+            yield Check("backends", "… known", "note", told["text"], fix, "known-bad")
 
 
 def _driver_fix(facts: Facts) -> str:

@@ -151,7 +151,14 @@ def probe_engines() -> Iterator[Told]:
         record, key = engine.record, engine.record.key
         told["engines"].append(
             {"folder": str(engine.folder), "state": engine.state, "made_at": record.made_at, "bytes": record.plan_bytes}
-            | {"precision": record.precision, "graph": key.graph, "tensorrt": key.tensorrt, "driver": key.driver}
+            | {
+                "precision": record.precision,
+                "part": record.part,
+                "bundle": record.bundle,
+                "graph": key.graph,
+                "tensorrt": key.tensorrt,
+                "driver": key.driver,
+            }
         )
     yield told
 

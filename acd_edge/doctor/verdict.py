@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from acd_edge.doctor.checks import GROUPS, Check
 from acd_edge.doctor.facts import Facts
@@ -90,25 +91,26 @@ def engine_checks(facts: Facts) -> Iterator[Check]:
         yield Check("engines", "cache", "note", text, fix, "little-disk")
     else:
         yield Check("engines", "cache", "ok", text)
-    engines = report.values["engines"]
-    if not engines and "tensorrt" in usable_backends(facts):
+    if not facts.engines and "tensorrt" in usable_backends(facts):
         yield Check("engines", "engines", "note", "none yet", "acd-edge compile BUNDLE", "no-engine")
-    for engine in engines:
+    for engine in facts.engines:
         yield _engine(facts, engine)
 
 
-def _engine(facts: Facts, engine: dict[str, str]) -> Check:
-    name = f"{engine['precision']} {engine['graph'][:8]}"
-    text = f"TensorRT {engine['tensorrt']}, {int(engine['bytes']) / 1e6:.0f} MB, {engine['made_at'][:10]}"
+def _engine(facts: Facts, engine: Mapping[str, Any]) -> Check:
+    name = engine["part"]
+    text = f"{engine['bundle'] or engine['graph'][:8]}, {engine['precision']}, TensorRT {engine['tensorrt']}, {int(engine['bytes']) / 1e6:.0f} MB, {engine['made_at'][:10]}"
     here = {"tensorrt": facts.report("tensorrt").version, "driver": facts.report("cuda").values.get("driver", "")}
     changed = [f"{key} is {value}, was {engine[key]}" for key, value in here.items() if value and value != engine[key]]
     if changed:
         text += f"; of no use now: {', '.join(changed)}"
         return Check("engines", name, "note", text, "acd-edge compile BUNDLE", "stale-engine")
     if engine["state"] == "failed":
-        return Check("engines", name, "bad", f"{text}: failed", "acd-edge verify BUNDLE --bisect", "failed-engine")
+        fix = "acd-edge verify BUNDLE --backend tensorrt --bisect"
+        return Check("engines", name, "bad", f"{text}: failed", fix, "failed-engine")
     if engine["state"] == "never verified":
-        return Check("engines", name, "note", f"{text}: never verified", "acd-edge verify BUNDLE", "unverified-engine")
+        fix = "acd-edge verify BUNDLE --backend tensorrt"
+        return Check("engines", name, "note", f"{text}: never verified", fix, "unverified-engine")
     return Check("engines", name, "ok", f"{text}: verified")
 
 

@@ -50,7 +50,7 @@ OPENVINO = Report("ok", {"version": "2026.4.1", "devices": {"CPU": {"name": "EPY
 ENGINES = Report("ok", {"cache": "/home/me/.cache/acd-edge", "free_bytes": 50 * GIB, "engines": []})
 ENGINE = {
     "folder": "/e", "state": "verified", "made_at": "2026-11-22T07:00:00+00:00", "bytes": 47_000_000,
-    "precision": "fp16", "graph": "1f" * 32, "tensorrt": "10.16.2.10", "driver": "540.4.0",
+    "precision": "fp16", "part": "model", "bundle": "compact", "graph": "1f" * 32, "tensorrt": "10.16.2.10", "driver": "540.4.0",
 }  # fmt: skip
 ABSENT = Report("absent")
 
@@ -214,7 +214,8 @@ CASES = [
     Case("no-builder", nano, lambda f: using(f, tensorrt=changed(TENSORRT, **NULL)), "nvidia-l4t-cuda"),
     Case("no-builder", nano, lambda f: using(
         machine(f, groups=frozenset({"me"})), tensorrt=changed(TENSORRT, **NULL)), "usermod -aG video,render"),
-    Case("known-bad", nano, lambda f: using(f, tensorrt=changed(TENSORRT, known_bad=SAID)), "acd-edge verify"),
+    Case("known-bad", nano, lambda f: using(
+        f, tensorrt=changed(TENSORRT, known_bad=SAID), engines=engines()), "acd-edge verify BUNDLE --backend tensorrt"),
     Case("known-bad", nano, lambda f: using(f, tensorrt=changed(TENSORRT, known_bad=REFUSED)), "another release"),
     Case("no-cuda-binding", nano, lambda f: using(f, cuda=ABSENT), "pip install 'acd-edge[jetson]'"),
     Case("no-cuda-binding", gpu_pc, lambda f: using(f, cuda=ABSENT), "pip install 'acd-edge[tensorrt]'"),
@@ -299,9 +300,17 @@ def test_thor_is_told_with_its_power_of_the_board(tmp_path: Path) -> None:
 
 def test_a_report_about_another_gpu_is_left_out(tmp_path: Path) -> None:
     said = [{"text": "…", "severity": "verify first", "pattern": "fused attention on sm_120"}]
-    found = using(nano(tmp_path), tensorrt=changed(TENSORRT, known_bad=said))
+    found = using(nano(tmp_path), tensorrt=changed(TENSORRT, known_bad=said), engines=engines())
     assert "known-bad" not in codes(found)  # Orin is sm_87
     assert "known-bad" in codes(using(found, cuda=changed(ORIN, compute_capability="12.0")))
+
+
+def test_a_verified_engine_answers_a_report_about_its_release(tmp_path: Path) -> None:
+    found = using(nano(tmp_path), tensorrt=changed(TENSORRT, known_bad=SAID))
+    assert "known-bad" not in codes(found)
+    told = next(check for check in examine(found).checks if check.name == "… known")
+    assert (told.mark, told.text.endswith("was verified here")) == ("ok", True)
+    assert "known-bad" in codes(using(found, engines=engines({**ENGINE, "tensorrt": "10.3.0"})))
 
 
 def test_zram_is_no_swap(tmp_path: Path) -> None:
