@@ -69,7 +69,7 @@ class PythonCuda:
         size = max(math.prod(shape) * kind.itemsize, 1)
         pointer = int(self._call("cudaHostAlloc", size, flags))
         memory = (ctypes.c_ubyte * size).from_address(pointer)
-        array = np.frombuffer(memory, kind, math.prod(shape)).reshape(tuple(shape))
+        array = np.frombuffer(memoryview(memory), kind, math.prod(shape)).reshape(tuple(shape))
         try:
             seen = int(self._call("cudaHostGetDevicePointer", pointer, 0)) if mapped else None
         except DeviceError:

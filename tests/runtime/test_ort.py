@@ -67,7 +67,7 @@ class Ort:
 
 
 def opened(monkeypatch: pytest.MonkeyPatch, ort: Ort, *, precision: str = "fp32", **options: Any) -> Any:
-    monkeypatch.setitem(sys.modules, "onnxruntime", ort)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "onnxruntime", ort)
     graph = GraphFile(path=Path("model.onnx"), precision=precision)
     return open_backend(graph, backend="onnxruntime", options=BackendOptions(**options))
 
