@@ -26,7 +26,8 @@ _SAME = {
     ("subject", "precision"): "the precision",
     ("subject", "backend"): "the backend",
     ("subject", "threads"): "the number of threads",
-    ("subject", "engine", "engine_sha256"): "the engine",
+    ("subject", "engine", "sha256"): "the engine",
+    ("subject", "engine", "precision"): "the engine's precision",
     ("subject", "product"): "the product",
     ("source",): "the source",
 }

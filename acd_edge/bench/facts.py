@@ -7,6 +7,7 @@ import platform
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,8 @@ from acd_edge.device.jetson import debian_packages
 from acd_edge.device.sysfs import ROOT, read_text
 from acd_edge.errors import AcdEdgeError
 from acd_edge.runtime.bundle import builtin_bundle
-from acd_edge.runtime.cuda import driver_release, open_cuda
+from acd_edge.runtime.cuda import Binding, driver_release, open_cuda
+from acd_edge.runtime.engines import Engine
 
 if TYPE_CHECKING:
     from acd_edge.runtime.backends import BackendOptions
@@ -30,8 +32,8 @@ _PACKAGES = (
     *("tensorrt", "tensorrt_cu12", "tensorrt_cu13", "cuda-python", "cuda-bindings", "pycuda"),
 )
 _DEBIAN = ("libnvinfer10", "libnvinfer11", "python3-libnvinfer", "cuda-cudart-12-6", "cuda-cudart-13-2", "libopencv")
+_ON_A_GPU = ("tensorrt", "cuda", "gpu")  # in the name of a backend
 _MIB = 1 << 20
-_ENGINE_FACTS = ("engine_sha256", "precision", "no_graph", "is_mapped", "cuda_name")
 
 
 def machine_facts(root: Path = ROOT) -> dict[str, Any]:
@@ -78,8 +80,7 @@ def subject_facts(detector: Detector, options: BackendOptions, *, asked_backend:
     from acd_edge.runtime.backends.ort import core_count
 
     backend = detector.backend
-    runs_on_cpu = backend.name.startswith(("onnxruntime", "openvino")) and "gpu" not in backend.name.lower()
-    engine = {name: value for name in _ENGINE_FACTS if (value := getattr(backend, name, None)) is not None}
+    runs_on_cpu = not any(word in backend.name.lower() for word in _ON_A_GPU)
     return {
         **bundle_facts(detector.bundle),
         "product": detector.product,
@@ -87,7 +88,28 @@ def subject_facts(detector: Detector, options: BackendOptions, *, asked_backend:
         "asked_backend": asked_backend,
         "device": options.device,
         "threads": (options.threads or core_count()) if runs_on_cpu else None,
-        "engine": engine or None,
+        "engine": _engine_facts(getattr(backend, "engine", None), getattr(backend, "details", "")),
+    }
+
+
+def _engine_facts(engine: object, details: str) -> dict[str, Any] | None:
+    """Of a backend that runs an engine of the cache; its precision as it was read back from the engine."""
+    if not isinstance(engine, Engine):
+        return None
+    record = engine.record
+    return {
+        "sha256": record.plan_sha256,
+        "precision": record.precision,
+        "state": engine.state,
+        "tensorrt": record.key.tensorrt,
+        "driver": record.key.driver,
+        "gpu": record.key.gpu,
+        "options": asdict(record.key.options),
+        "layers": record.layers,
+        "fused_attentions": record.fused_attentions,
+        "int8_products": record.int8_products,
+        "made_at": record.made_at,
+        "details": details,
     }
 
 
@@ -106,15 +128,15 @@ def bundle_facts(bundle: Bundle) -> dict[str, Any]:
     }
 
 
-def gpu_facts(backend: str) -> dict[str, Any] | None:
+def gpu_facts(backend: str, binding: Binding = "auto") -> dict[str, Any] | None:
     """The GPU and its memory now, where the backend computes on one that CUDA reaches; else None.
 
     Memory in use is that of all programs together; on a Jetson, whose GPU has none of its own, of the whole machine.
     """
-    if not any(word in backend.lower() for word in ("tensorrt", "cuda", "gpu")):
+    if not any(word in backend.lower() for word in _ON_A_GPU):
         return None
     try:
-        cuda = open_cuda()
+        cuda = open_cuda(binding)
         with cuda.active():
             free = cuda.free_bytes()
     except AcdEdgeError:

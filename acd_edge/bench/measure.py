@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import cycle
@@ -187,7 +187,7 @@ def _one(watch: Stopwatch, detector: Detector, frame: Frame, threshold: float | 
     return result.score
 
 
-def _frames(sources: Sequence[Source]) -> Iterator[Frame]:
+def _frames(sources: Sequence[Source]) -> Generator[Frame, None, None]:
     """Their frames; pictures begin again, anything else ends."""
     again = all(source.kind == "picture" for source in sources)
     for source in cycle(sources) if again else sources:

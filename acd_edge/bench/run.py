@@ -174,7 +174,7 @@ class _Scene:
             "machine": {
                 **self._machine,
                 "jetson": jetson.to_dict() if jetson else None,
-                "gpu": gpu_facts(self._backend),
+                "gpu": gpu_facts(self._backend, self.config.options.cuda),
             },
             "state_before": self._before.to_dict(),
             "state_after": after.to_dict(),

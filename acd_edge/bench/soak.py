@@ -13,7 +13,7 @@ from acd_edge.bench.facts import current_rss_mb
 from acd_edge.bench.measure import Measurement
 from acd_edge.bench.statistics import compare_medians
 from acd_edge.bench.stopwatch import FrameTimes
-from acd_edge.device.clocks import Throttling, clocks, temperatures, throttled_between, throttling
+from acd_edge.device.clocks import clocks, temperatures, throttled_between, throttling
 from acd_edge.device.power import Sample, mean_watts
 from acd_edge.device.sysfs import ROOT
 
@@ -60,7 +60,8 @@ class Soak:
         self.interval_s, self._write, self._watts, self._root = interval_s, write, watts, root
         self._throttling = throttling(root)
         self._seen_watts = 0
-        self._begin(None)
+        self._since: float | None = None
+        self._latencies: array[float] = array("d")
 
     def each(self, measured: Measurement, times: FrameTimes) -> None:
         """Count a frame; at the end of a window read the machine and write."""
@@ -75,10 +76,6 @@ class Soak:
         """Close the last window, which may be shorter."""
         if self._latencies:
             self._close(measured)
-
-    def _begin(self, since: float | None) -> None:
-        self._since = since
-        self._latencies: array[float] = array("d")
 
     def _close(self, measured: Measurement) -> None:
         assert self._since is not None
@@ -99,8 +96,7 @@ class Soak:
                 "rss_mb": current_rss_mb(self._root),
             }
         )
-        self._throttling: Throttling = now
-        self._begin(measured.ended)
+        self._throttling, self._since, self._latencies = now, measured.ended, array("d")
 
     def _new_watts(self) -> float | None:
         fresh = self._watts[max(0, self._seen_watts - 1) :]

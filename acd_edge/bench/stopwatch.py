@@ -35,7 +35,8 @@ class FrameTimes:
 
     def rows(self) -> dict[str, float]:
         """By the names of `ROWS`."""
-        return {**self.stages, "other": self.other, "end_to_end": self.end_to_end, "decision": self.decision}
+        found: dict[str, float] = {str(stage): spent for stage, spent in self.stages.items()}
+        return found | {"other": self.other, "end_to_end": self.end_to_end, "decision": self.decision}
 
 
 @final
@@ -69,9 +70,9 @@ class Stopwatch:
             captured: when a live frame arrived, on this clock; the decision counts from there.
             told_ms: what the backend itself says of stages inside `infer`, which then replace it.
         """
-        stages = {stage: spent * 1e3 for stage, spent in self._spent.items() if stage != "other"}
-        if told_ms is not None:
-            stages.update(told_ms)
+        stages: dict[Stage, float] = {stage: spent * 1e3 for stage, spent in self._spent.items()}
+        stages.pop("other", None)
+        stages |= told_ms or {}
         whole = (self._last - self._began) * 1e3
         decided = self._last if self._decided is None else self._decided
         return FrameTimes(

@@ -46,7 +46,7 @@ def _title(values: Mapping[str, Any]) -> str:
 
 def _machine(machine: Mapping[str, Any]) -> str:
     jetson, gpu = machine.get("jetson"), machine.get("gpu")
-    name = jetson["model"] if jetson else machine["cpu"]
+    name = jetson["model"] if jetson else machine["cpu"] or "unknown processor"
     return f"{name}, {machine['usable_cores']} cores" + (f", {gpu['name']}" if gpu and not jetson else "")
 
 
@@ -83,8 +83,8 @@ def _facts(values: Mapping[str, Any]) -> list[str]:
     if cold is not None:
         first = cold["first_frame_ms"]["end_to_end"]
         lines.append(f"cold: loaded in {values['load_ms']:.0f} ms, first frame {_ms(first)} ms")
-    if memory["peak_rss_mb"] is not None:
-        lines.append(f"memory: at most {memory['peak_rss_mb']:.0f} MiB in the process" + _gpu_memory(values["machine"]))
+    parts = [_process_memory(memory["peak_rss_mb"]), _gpu_memory(values["machine"])]
+    lines.append(f"memory: {'; '.join(part for part in parts if part) or 'this system does not tell'}")
     lines.append(f"energy: {_energy(energy)}")
     lines.append(f"state: {_state(values)}")
     if (soak := values.get("soak")) is not None:
@@ -92,9 +92,13 @@ def _facts(values: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def _process_memory(peak_rss_mb: float | None) -> str:
+    return "" if peak_rss_mb is None else f"at most {peak_rss_mb:.0f} MiB in the process"
+
+
 def _gpu_memory(machine: Mapping[str, Any]) -> str:
     gpu = machine.get("gpu")
-    return f"; {gpu['memory_used_mb']} of {gpu['memory_mb']} MiB of the GPU in use by all programs" if gpu else ""
+    return f"{gpu['memory_used_mb']} of {gpu['memory_mb']} MiB of the GPU in use by all programs" if gpu else ""
 
 
 def _energy(energy: Mapping[str, Any] | None) -> str:

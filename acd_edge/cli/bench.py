@@ -78,7 +78,7 @@ class Flags:
                 raise UsageError(f"--{name.replace('_', '-')} must be a number, got {value}")
         if sum(value is not None for value in (self.frames, self.seconds, self.soak)) > 1:
             raise UsageError("--frames, --seconds and --soak each say how long: give one of them")
-        if self.as_json not in (None, STDOUT) and self.as_json.suffix.lower() != _RESULT:  # type: ignore[union-attr]  # mypy does not see that None is out
+        if self.as_json not in (None, STDOUT) and self.as_json.suffix.lower() != _RESULT:
             raise UsageError(f"--json takes a file that ends in .json, got {self.as_json}; for stdout give it last")
 
     @property
@@ -244,7 +244,7 @@ def _keep(flags: Flags, values: Mapping[str, Any]) -> None:
     from acd_edge.bench.results import write_json
 
     if flags.as_json not in (None, STDOUT):
-        write_json(flags.as_json, values)  # type: ignore[arg-type]  # None is out
+        write_json(flags.as_json, values)
 
 
 def _draw(path: Path | None, draw: Any) -> None:
