@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from enum import IntEnum
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -138,6 +139,44 @@ def test_python_calls_what_the_real_module_has(cudart: Cudart) -> None:
     assert real.cudaMemcpyKind.cudaMemcpyHostToDevice
     for name in failures._ADVICE:
         assert hasattr(real.cudaError_t, name), name
+
+
+class Passed(Cudart):
+    """Hands every call to the real module too, which must take the arguments and find no driver."""
+
+    def __init__(self, real: Any) -> None:
+        super().__init__()
+        self.real = real
+        self.handles = {
+            "h2d": real.cudaMemcpyKind.cudaMemcpyHostToDevice,
+            "d2h": real.cudaMemcpyKind.cudaMemcpyDeviceToHost,
+            "thread local": real.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal,
+            "event": real.cudaEvent_t(),
+            "graph": real.cudaGraph_t(),
+            "executable": real.cudaGraphExec_t(),
+        }
+        self.said: set[str] = set()
+
+    def __getattr__(self, name: str) -> Callable[..., tuple[Any, ...]]:
+        made, real = super().__getattr__(name), getattr(self.real, name)
+
+        def call(*arguments: Any) -> tuple[Any, ...]:
+            error, *_ = real(*(self.handles[each] if isinstance(each, str) else each for each in arguments))
+            self.said.add(error.name)
+            return made(*arguments)
+
+        return call
+
+
+def test_the_real_module_takes_our_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = cudart_module() if find_spec("cuda") else pytest.skip("cuda-python is not installed")
+    if not int(real.cudaGetDeviceCount()[0]):
+        pytest.skip("there is a device, which made pointers would disturb")
+    passed = Passed(real)
+    monkeypatch.setattr(python_api, "cudart_module", lambda: passed)
+    use_everything(PythonCuda())
+    assert passed.said <= {"cudaErrorInsufficientDriver", "cudaErrorNoDevice", "cudaSuccess"}
+    assert len(passed.names()) > 25
 
 
 def test_python_maps_pinned_memory(cudart: Cudart) -> None:
