@@ -167,8 +167,9 @@ class PythonCuda:
         """The values that a function returns besides its error: none, one, or a tuple."""
         try:
             error, *values = getattr(self._cudart, name)(*arguments)
-        except RuntimeError as refused:  # a library that the binding loads late is absent
-            raise DeviceError(f"CUDA cannot be used, {name} says: {str(refused).splitlines()[0]}") from refused
+        except RuntimeError as refused:  # the driver's library, which the binding loads late, is absent
+            said = f"{name}: {str(refused).splitlines()[0]}"
+            raise device_error(said, "cudaErrorInsufficientDriver") from refused
         if int(error):
             described = self._cudart.cudaGetErrorString(error)[1]
             words = described.decode(errors="replace") if isinstance(described, bytes) else str(described)

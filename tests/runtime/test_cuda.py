@@ -161,8 +161,9 @@ class Passed(Cudart):
         made, real = super().__getattr__(name), getattr(self.real, name)
 
         def call(*arguments: Any) -> tuple[Any, ...]:
-            error, *_ = real(*(self.handles[each] if isinstance(each, str) else each for each in arguments))
-            self.said.add(error.name)
+            with contextlib.suppress(RuntimeError):  # 12.6.0 looks for the driver once it has taken the arguments
+                error, *_ = real(*(self.handles[each] if isinstance(each, str) else each for each in arguments))
+                self.said.add(error.name)
             return made(*arguments)
 
         return call
@@ -170,8 +171,9 @@ class Passed(Cudart):
 
 def test_the_real_module_takes_our_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     real = cudart_module() if find_spec("cuda") else pytest.skip("cuda-python is not installed")
-    if not int(real.cudaGetDeviceCount()[0]):
-        pytest.skip("there is a device, which made pointers would disturb")
+    with contextlib.suppress(RuntimeError):
+        if not int(real.cudaGetDeviceCount()[0]):
+            pytest.skip("there is a device, which made pointers would disturb")
     passed = Passed(real)
     monkeypatch.setattr(python_api, "cudart_module", lambda: passed)
     use_everything(PythonCuda())
@@ -249,6 +251,15 @@ def test_python_refusals_are_one_line(cudart: Cudart, function: str, error: Erro
     with pytest.raises(DeviceError, match=words) as caught:
         PythonCuda()
     assert "\n" not in str(caught.value)
+
+
+def test_a_driver_that_cannot_be_loaded_is_one_line(cudart: Cudart, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent() -> Any:
+        raise RuntimeError("Failed to dlopen libcuda.so.1\n")
+
+    monkeypatch.setattr(cudart, "cudaGetDeviceCount", absent, raising=False)
+    with pytest.raises(DeviceError, match=r"no NVIDIA driver.*nvidia-smi.*dlopen libcuda"):
+        PythonCuda()
 
 
 def test_python_without_a_device(cudart: Cudart) -> None:
