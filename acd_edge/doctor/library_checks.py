@@ -40,7 +40,8 @@ def opencv_checks(facts: Facts) -> Iterator[Check]:
     text = ", ".join(parts)
     if jetson and not has["GStreamer"] and "cv2" in facts.machine.python.for_system and wheels:
         text += "; it hides JetPack's, which has GStreamer"
-        yield Check("pictures", "OpenCV", "bad", text, f"pip uninstall -y {' '.join(wheels)}", "pip-opencv")
+        fix = f"pip uninstall -y {' '.join(wheels)}" + (" && pip install 'numpy<2'" if _numpy_too_new(facts) else "")
+        yield Check("pictures", "OpenCV", "bad", text, fix, "pip-opencv")
     elif jetson and not has["GStreamer"]:
         text += ": no camera on CSI"
         yield Check("pictures", "OpenCV", "note", text, SYSTEM_OPENCV, "no-gstreamer")
@@ -48,6 +49,13 @@ def opencv_checks(facts: Facts) -> Iterator[Check]:
         yield Check("pictures", "OpenCV", "note", f"{text}: no videos, no streams", _opencv_fix(facts), "no-streams")
     else:
         yield Check("pictures", "OpenCV", "ok", text)
+
+
+def _numpy_too_new(facts: Facts) -> bool:
+    """JetPack 6's OpenCV was built for numpy 1."""
+    line = facts.jetson.jetpack if facts.jetson else None
+    numpy = facts.machine.python.distributions.get("numpy", "")
+    return line is not None and line.python == "3.10" and _numbers(numpy)[:1] >= (2,)
 
 
 def _no_opencv(facts: Facts, report: Report) -> Check:

@@ -109,7 +109,10 @@ def _heat(facts: Facts) -> Iterator[Check]:
         else:
             yield Check("jetson", "heat", "ok", text)
     events = {name: count for name, count in throttling.events.items() if count}
-    told = [*throttling.active, *(f"{count} {name} events since boot" for name, count in events.items())]
+    told = [
+        *throttling.active,
+        *(f"{count} over-current or under-voltage events ({name}) since boot" for name, count in events.items()),
+    ]
     if told:
         fix = "a stronger power supply or better cooling; else a lower power mode"
         yield Check("jetson", "throttling", "note", ", ".join(told), fix, "throttling")

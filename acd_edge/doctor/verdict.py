@@ -98,8 +98,9 @@ def engine_checks(facts: Facts) -> Iterator[Check]:
 
 
 def _engine(facts: Facts, engine: Mapping[str, Any]) -> Check:
-    name = engine["part"]
-    text = f"{engine['bundle'] or engine['graph'][:8]}, {engine['precision']}, TensorRT {engine['tensorrt']}, {int(engine['bytes']) / 1e6:.0f} MB, {engine['made_at'][:10]}"
+    name, size = engine["part"], f"{engine['bytes'] / 1e6:.0f} MB"
+    of = f"{engine['bundle'] or engine['graph'][:8]}, {engine['precision']}"
+    text = f"{of}, TensorRT {engine['tensorrt']}, {size}, {engine['made_at'][:10]}"
     here = {"tensorrt": facts.report("tensorrt").version, "driver": facts.report("cuda").values.get("driver", "")}
     changed = [f"{key} is {value}, was {engine[key]}" for key, value in here.items() if value and value != engine[key]]
     if changed:

@@ -50,7 +50,8 @@ OPENVINO = Report("ok", {"version": "2026.4.1", "devices": {"CPU": {"name": "EPY
 ENGINES = Report("ok", {"cache": "/home/me/.cache/acd-edge", "free_bytes": 50 * GIB, "engines": []})
 ENGINE = {
     "folder": "/e", "state": "verified", "made_at": "2026-11-22T07:00:00+00:00", "bytes": 47_000_000,
-    "precision": "fp16", "part": "model", "bundle": "compact", "graph": "1f" * 32, "tensorrt": "10.16.2.10", "driver": "540.4.0",
+    "precision": "fp16", "part": "model", "bundle": "compact", "graph": "1f" * 32, "tensorrt": "10.16.2.10",
+    "driver": "540.4.0",
 }  # fmt: skip
 ABSENT = Report("absent")
 
@@ -67,7 +68,9 @@ def on_jetson(root: Path, version: str) -> Facts:
     mine = python(
         version, system="tensorrt cv2", cuda_python="12.9.0" if version < "3.11" else "13.0.0", numpy="1.26.4"
     )
-    return replace(found, machine=replace(found.machine, python=mine, groups=frozenset({"me", "video"})))
+    return replace(
+        found, machine=replace(found.machine, python=mine, groups=frozenset({"me", "video"}), architecture="aarch64")
+    )
 
 
 def nano(root: Path) -> Facts:
@@ -189,6 +192,8 @@ CASES = [
     Case("opencv-broken", pc, lambda f: using(f, opencv=Report("crashed", {}, "SIGILL")), "--force-reinstall"),
     Case("pip-opencv", nano, lambda f: using(
         under(f, "3.10.12", system="cv2", opencv_python="4.11"), opencv=PIP_OPENCV), "pip uninstall -y opencv-python"),
+    Case("pip-opencv", nano, lambda f: using(
+        under(f, "3.10.12", system="cv2", opencv_python="4.11", numpy="2.2.6"), opencv=PIP_OPENCV), "'numpy<2'"),
     Case("no-gstreamer", nano, lambda f: using(f, opencv=changed(JETPACK_OPENCV, gstreamer=False)), "nvidia-opencv"),
     Case("no-streams", pc, lambda f: using(f, opencv=changed(PIP_OPENCV, ffmpeg=False)), "acd-edge[cpu]"),
     Case("two-opencvs", pc, lambda f: under(f, "3.11.7", **TWO_OPENCVS), "pip install opencv-python-headless"),
