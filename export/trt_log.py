@@ -85,11 +85,6 @@ _RULES: tuple[_Rule, ...] = (
         f"the memory is exhausted; {_MEMORY}",
     ),
     _rule(
-        r"CUDA initialization failure|cudaError ?(?:35|100|803)\b|driver version is insufficient|no CUDA-capable",
-        "TensorRT cannot use the GPU: the driver is absent, or older than the CUDA that TensorRT was made for; "
-        "see acd-edge doctor",
-    ),
-    _rule(
         r"[Tt]arget GPU (?:SM|sm)_? ?(\S+) is not supported",
         lambda found, _: f"this TensorRT has no kernels for this GPU (SM {found.group(1)}); use your JetPack's release",
     ),
@@ -116,13 +111,19 @@ _RULES: tuple[_Rule, ...] = (
         f"the graph has ONNX's Attention operator, for which this release has no kernel; {_ANEW}",
     ),
     _rule(
-        r"No importer registered for op: ?(\w+)|[Pp]lugin not found.*?name[: ]+(\w+)|[Uu]nsupported operator:? ?(\w+)",
-        lambda found, _: f"this TensorRT does not know the operator {next(filter(None, found.groups()))}; {_ANEW}",
+        r"No importer registered for op: ?(\w+)|^(\w+)(?: \S+)?: .*[Pp]lugin not found|^(\w+)(?: \S+)?: false$",
+        lambda found, _: f"this TensorRT does not take the operator {next(filter(None, found.groups()))}; {_ANEW}",
     ),
     _rule(
         r"BFloat16|BF16.{0,60}(?:not supported|requires)",
         "this GPU or release does not take the graph's bf16; export the bundle with --fp16",
     ),
+    _rule(
+        r"CUDA initialization failure|cudaError ?(?:35|100|803)\b|driver version is insufficient|no CUDA-capable",
+        "TensorRT cannot use the GPU: the driver is absent, or older than the CUDA that TensorRT was made for; "
+        "see acd-edge doctor",
+    ),
     _rule(r"BuildCancell?ed|[Cc]ancell?ed by user", "the build was cancelled"),
+    _rule(r"Input file cannot be found", f"the graph is not where it was; {_ANEW}"),
     _rule(r"No space left on device", "the disk is full; free some space, or set ACD_EDGE_CACHE"),
 )

@@ -206,7 +206,7 @@ FAILURES = [
     ("builder", "CUDA initialization failure with error: 35", DeviceError, "driver is absent, or does not fit"),
     ("runtime", "", DeviceError, "driver is absent, or does not fit its CUDA; see acd-edge doctor"),
     ("parse", "Non-zero zero point is not supported.", EngineError, "quantised asymmetrically.*MatMul blocks.0/MatMul"),
-    ("parse", "No importer registered for op: Foo", EngineError, "does not know the operator Foo"),
+    ("parse", "No importer registered for op: Foo", EngineError, "does not take the operator Foo"),
     ("empty", "", EngineError, "TensorRT finds nothing in .*model.onnx"),
     ("build", "Could not find any implementation for node {ForeignNode[a...b]}", EngineError, "ran out of memory at"),
     ("build", "", EngineError, "gave no engine and no reason"),

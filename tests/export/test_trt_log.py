@@ -39,6 +39,11 @@ NO_KERNEL = (
             "ONNX's Attention",
         ),
         ("In node 3 (importNode): No importer registered for op: RotaryEmbedding", "the operator RotaryEmbedding"),
+        (
+            'Foo blocks.0/Foo: creator && "Plugin not found, are the plugin name, version, and namespace correct?"',
+            "does not take the operator Foo",
+        ),
+        ("MatMulInteger x/MatMul: false", "does not take the operator MatMulInteger"),
         ("Error Code 7: BuildCanceled (Build canceled by user In next", "the build was cancelled"),
         ("something new", "TensorRT cannot build this graph"),
     ],
