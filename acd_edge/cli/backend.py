@@ -114,6 +114,8 @@ def prepare(bundle: Bundle, how: BackendFlags) -> None:
     from acd_edge.export.engine import ensure_engine
     from acd_edge.runtime.backends import check_options
     from acd_edge.runtime.cuda import open_cuda
+    from acd_edge.runtime.trt_module import load_tensorrt
 
     check_options("tensorrt", how.options)
-    ensure_engine(bundle, cuda=open_cuda(how.cuda), progress=lambda line: click.echo(line, err=True))
+    trt = load_tensorrt()
+    ensure_engine(bundle, trt=trt, cuda=open_cuda(how.cuda), progress=lambda line: click.echo(line, err=True))

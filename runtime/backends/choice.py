@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import platform
 from importlib.util import find_spec
 
 from acd_edge.errors import BackendError, MissingExtra, UsageError
 from acd_edge.runtime.backends import BACKENDS, BackendOptions, GraphFile, check_options
 
 __all__ = ["choose_backend", "is_installed", "likely_backend"]
+
+_EXTRAS = {"onnxruntime": "cpu", "openvino": "openvino"}
 
 logger = logging.getLogger(__name__)
 _told: set[str] = set()
@@ -38,10 +41,8 @@ def choose_backend(graph: GraphFile, options: BackendOptions) -> str:
     if not here and reason:
         raise BackendError(f"only TensorRT is installed here to run a graph, and {reason}")
     if not here:
-        extra = "cpu" if "onnxruntime" in able else able[0]
         raise MissingExtra(
-            f"nothing that is installed runs a graph as asked, {' or '.join(able)} could; "
-            f"install it with: pip install 'acd-edge[{extra}]'"
+            f"nothing that is installed runs a graph as asked, {' or '.join(able)} could; {_where(able)}"
         )
     if reason and reason not in _told:
         _told.add(reason)
@@ -60,6 +61,16 @@ def is_installed(backend: str) -> bool:
         return find_spec(backend) is not None  # the libraries' modules have the backends' names
     except ValueError:  # a module that was made by hand
         return True
+
+
+def _where(able: list[str]) -> str:
+    """How to come by one of these, the easiest first; TensorRT where a Jetson brings it, or nothing else will do."""
+    from acd_edge.runtime.trt_module import where_from
+
+    hints = [f"for {name}: pip install 'acd-edge[{extra}]'" for name, extra in _EXTRAS.items() if name in able][:1]
+    if "tensorrt" in able and (not hints or platform.machine() == "aarch64"):
+        hints.append(f"for tensorrt: {where_from()}")
+    return "; ".join(hints)
 
 
 def _able(options: BackendOptions) -> list[str]:

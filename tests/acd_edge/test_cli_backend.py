@@ -44,9 +44,9 @@ class Built:
         self.machine, self.bundle = machine, bundle
         self.asked: list[Path] = []
 
-    def __call__(self, opened: Bundle, *, cuda: FakeCuda, progress: Any) -> None:
+    def __call__(self, opened: Bundle, *, trt: Any, cuda: FakeCuda, progress: Any) -> None:
         self.asked.append(opened.path)
-        assert cuda is self.machine.cuda
+        assert (trt, cuda) == (self.machine.trt, self.machine.cuda)
         progress("model: build the engine; this takes minutes")
         for plan in (PLAN, TEXT_PLAN):
             self.machine.engine(self.bundle, plan=plan)
@@ -57,6 +57,7 @@ def built(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Buil
     monkeypatch.setenv("ACD_EDGE_CACHE", str(tmp_path / "cache"))
     machine = Machine(monkeypatch, FakeCuda())
     monkeypatch.setattr("acd_edge.runtime.cuda.open_cuda", lambda which="auto": machine.cuda)
+    monkeypatch.setattr("acd_edge.runtime.trt_module.load_tensorrt", lambda: machine.trt)
     found = Built(machine, bundle)
     monkeypatch.setattr(export_engine, "ensure_engine", found)
     return found
@@ -102,6 +103,14 @@ def test_run_builds_what_is_missing_and_runs_it(bundle: Path, picture: Path, bui
     assert ours["score"] == pytest.approx(theirs["score"], abs=1e-5)
     assert built.machine.calls.count("deserialize") == 2
     assert built.machine.released()
+
+
+def test_tells_first_that_tensorrt_is_missing(bundle: Path, picture: Path) -> None:
+    done = acd_edge("run", picture, "--bundle", bundle, "--backend", "tensorrt")
+    if "driver" in done.stderr or done.exit_code == 0:
+        pytest.skip("TensorRT is installed")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "TensorRT is not installed" in done.stderr
 
 
 def test_auto_never_builds(bundle: Path, picture: Path, built: Built) -> None:
