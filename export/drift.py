@@ -81,7 +81,7 @@ class Drift:
         worst_score: the picture that has it.
         overlap: of the pixels that either map has at or above its threshold, the share that both have; over all
             pictures at once. None where there are fewer than a patch of them.
-        marked: pixels that either map has there.
+        marked: pixels that either map has there; marked_pictures: those with any.
         pixel_auroc, image_auroc: category -> its change; without those that have no figure.
         labelled: whether there were labels at all.
     """
@@ -92,6 +92,7 @@ class Drift:
     worst_score: str
     overlap: float | None
     marked: int
+    marked_pictures: int
     pixel_auroc: Mapping[str, Change] = field(default_factory=dict)
     image_auroc: Mapping[str, Change] = field(default_factory=dict)
     labelled: bool = False
@@ -109,7 +110,7 @@ class Tally:
         self._mix, self._patch = mix, patch
         self._outputs = {name: _Vector() for name in OUTPUTS}
         self._score = _Vector()
-        self._both = self._either = self._pictures = 0
+        self._both = self._either = self._pictures = self._marked_pictures = 0
         self._categories: dict[str, _Labelled] = {}
 
     def add(self, name: str, found: Said, wanted: Said, *, threshold: float = 0.5) -> None:
@@ -122,8 +123,10 @@ class Tally:
             vector.add(name, getattr(found, output), getattr(wanted, output), output)
         self._score.add(name, score_of(found, self._mix), score_of(wanted, self._mix), "score")
         mine, theirs = found.anomaly_map >= threshold, wanted.anomaly_map >= threshold
+        either = int((mine | theirs).sum())
         self._both += int((mine & theirs).sum())
-        self._either += int((mine | theirs).sum())
+        self._either += either
+        self._marked_pictures += either > 0
         self._pictures += 1
 
     def add_label(self, category: str, found: Said, wanted: Said, label: int, mask: Bytes | None) -> None:
@@ -144,6 +147,7 @@ class Tally:
             worst_score=self._score.apart().worst,
             overlap=self._both / self._either if self._either >= self._patch**2 else None,
             marked=self._either,
+            marked_pictures=self._marked_pictures,
             pixel_auroc={name: pair for name, pair in pixels.items() if pair is not None},
             image_auroc={name: pair for name, pair in images.items() if pair is not None},
             labelled=bool(self._categories),

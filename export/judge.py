@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -212,10 +213,26 @@ def _lines(against: str, drift: Drift, tolerance: Tolerance) -> Iterator[Check]:
         yield from _of_output(against, output, far, tolerance, getattr(tolerance, _LIMITS[output]))
     yield _at_most(against, "score", "difference", drift.score, tolerance.score, drift.worst_score)
     if drift.overlap is not None:
-        yield _at_least(against, "marked pixels", "overlap", drift.overlap, tolerance.overlap)
+        least = least_overlap(tolerance.edge, drift.marked, drift.marked_pictures)
+        yield _at_least(against, "marked pixels", "overlap", drift.overlap, least)
     for output, rows in (("pixel AUROC", drift.pixel_auroc), ("image AUROC", drift.image_auroc)):
         if rows:
             yield _of_auroc(against, output, rows, tolerance)
+
+
+def least_overlap(edge: float, marked: int, pictures: int) -> float:
+    """The overlap of areas whose outline moved by `edge` pixels: small ones lose more of themselves than large ones.
+
+    Args:
+        edge: in pixels.
+        marked: pixels in all, as if they were one disc of the same size in each picture.
+        pictures: that have any.
+
+    >>> round(least_overlap(0.2, 10_000, 1), 4), round(least_overlap(0.2, 400, 1), 4)
+    (0.9929, 0.9646)
+    """
+    outlines = 2 * math.sqrt(math.pi * marked * pictures)
+    return max(0.0, 1 - edge * outlines / marked)
 
 
 def _of_output(against: str, output: str, far: Apart, tolerance: Tolerance, limit: float) -> Iterator[Check]:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from acd_edge.errors import BackendError, BundleError, MissingExtra, UnknownProduct, UsageError
 from acd_edge.export.drift import Said
 from acd_edge.lazy import require
-from acd_edge.runtime.backends import Backend, BackendOptions, check_feed, open_backend
+from acd_edge.runtime.backends import Array, Backend, BackendOptions, check_feed, open_backend
 from acd_edge.runtime.bundle import Bundle
 from acd_edge.runtime.prompts import product_features
 from acd_edge.runtime.text import BundleTokenizer
@@ -47,7 +47,10 @@ def says(backend: Backend, bundle: Bundle) -> Says:
         raise BundleError(f"the bundle's graph and manifest disagree: {error}; export the bundle again") from error
 
     def say(pixels: Pixels, features: FloatArray) -> Said:
-        feed = {"image": np.ascontiguousarray(pixels[None]), "text_features": np.ascontiguousarray(features[None])}
+        feed: dict[str, Array] = {
+            "image": np.ascontiguousarray(pixels[None]),
+            "text_features": np.ascontiguousarray(features[None]),
+        }
         check_feed(feed, backend.inputs)
         return Said.of(backend.run(feed))
 
@@ -149,7 +152,9 @@ def load_source(bundle: Bundle, checkpoint: Path, clip_weights: Path | None = No
         WeightsError: the backbone's weights are gone.
     """
     made_from(bundle, checkpoint)
-    torch = require("torch", "export")
+    require("torch", "export")
+    import torch
+
     from acd_edge.checkpoint import load_checkpoint
     from acd_edge.export.bundle import encode_product
     from acd_edge.model.weights import tokenizer_for

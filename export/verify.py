@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -145,74 +145,102 @@ def verify_bundle(
         UsageError: the pictures have no reference, or would be compared with themselves.
         DataError: none of the pictures can be read.
     """
-    golden = bundle.golden
+    _ = bundle.golden  # refused here, where it is damaged
     if checkpoint is not None:
         made_from(bundle, checkpoint)  # before anything heavy
     allowed = tolerance or tolerance_for(bundle.manifest.precision, openvino_precision=options.openvino_precision)
     load = open_graph or (lambda graph: open_backend(graph, backend=backend, options=options))
-    judge, names, comparisons = Judge(bundle, allowed), list[str](), list[Comparison]()
-    with ExitStack() as closing:
-
-        def opened(file: GraphFile) -> Backend:
-            loaded = load(file)
-            closing.callback(loaded.close)
-            names.append(loaded.name)
-            return loaded
-
+    with _Verification(bundle, Judge(bundle, allowed), load, progress) as work:
+        comparisons: list[Comparison] = []
         if "model" in parts:
-            graph = opened(bundle.model_file)
-            subject = says(graph, bundle)
-            source = _source(bundle, checkpoint, clip_weights, progress)
-            reference = source.reference if source else None
-            if pictures and reference is None:
-                reference = _other_than(graph, bundle, options)
-                closing.callback(reference.close)
-            features = Features(bundle, _encoder(bundle, source, opened))
-            known = {words: features(words) for words in dict.fromkeys(shown.words for shown in pictures)}
-            progress("golden samples")
-            comparisons.append(judge.golden(subject, golden))
-            comparisons += judge.source(subject, source, golden) if source else []
-            if pictures and reference is not None:
-                comparisons.append(judge.pictures(subject, reference, known, pictures, counted))
-        if "text encoder" in parts and bundle.text_encoder_file is not None:
-            progress("text encoder")
-            comparisons.append(judge.text(encode_with(opened(bundle.text_encoder_file), bundle)))
+            comparisons += work.of_graph(pictures, checkpoint, clip_weights, options.threads, counted)
+        if "text encoder" in parts:
+            comparisons += work.of_text_encoder()
     return VerifyReport(
         bundle=str(bundle.path),
         name=bundle.manifest.name,
         precision=bundle.manifest.precision,
         size=bundle.manifest.size,
-        backend=names[0] if names else "",
+        backend=work.backend,
         tolerance=allowed,
         comparisons=tuple(comparisons),
     )
 
 
-def _source(
-    bundle: Bundle, checkpoint: Path | None, clip_weights: Path | None, progress: Callable[[str], None]
-) -> Source | None:
-    if checkpoint is None:
-        return None
-    progress(f"load {checkpoint}")
-    return load_source(bundle, checkpoint, clip_weights)
+class _Verification(AbstractContextManager["_Verification"]):
+    """What is loaded for one verification; all of it is freed at the end.
+
+    Attributes:
+        backend: name of the first that was loaded.
+    """
+
+    def __init__(self, bundle: Bundle, judge: Judge, load: Open, progress: Callable[[str], None]) -> None:
+        self._bundle, self._judge, self._load, self._progress = bundle, judge, load, progress
+        self._closing = ExitStack()
+        self.backend = ""
+
+    def __exit__(self, *error: object) -> None:
+        self._closing.close()
+
+    def of_graph(
+        self,
+        pictures: Sequence[Shown],
+        checkpoint: Path | None,
+        clip_weights: Path | None,
+        threads: int | None,
+        counted: Callable[[int, int], None],
+    ) -> list[Comparison]:
+        """The graph against the golden samples, the checkpoint where one is given, and on pictures."""
+        bundle, judge, golden = self._bundle, self._judge, self._bundle.golden
+        graph = self._opened(bundle.model_file)
+        subject, source, reference = says(graph, bundle), None, None
+        if checkpoint is not None:
+            self._progress(f"load {checkpoint}")
+            source = load_source(bundle, checkpoint, clip_weights)
+            reference = source.reference
+        elif pictures:
+            reference = _other_than(graph, bundle, threads)
+            self._closing.callback(reference.close)
+        features = Features(bundle, self._encoder(source))
+        known = {words: features(words) for words in dict.fromkeys(shown.words for shown in pictures)}
+        self._progress("golden samples")
+        found = [judge.golden(subject, golden)]
+        if source is not None:
+            found += judge.source(subject, source, golden)
+        if pictures and reference is not None:
+            found.append(judge.pictures(subject, reference, known, pictures, counted))
+        return found
+
+    def of_text_encoder(self) -> list[Comparison]:
+        """The text encoder against the text features; nothing where the bundle has none."""
+        graph = self._bundle.text_encoder_file
+        if graph is None:
+            return []
+        self._progress("text encoder")
+        return [self._judge.text(encode_with(self._opened(graph), self._bundle))]
+
+    def _opened(self, file: GraphFile) -> Backend:
+        loaded = self._load(file)
+        self._closing.callback(loaded.close)
+        self.backend = self.backend or loaded.name
+        return loaded
+
+    def _encoder(self, source: Source | None) -> Callable[[], Encode] | None:
+        """What makes text features of words that the bundle does not carry."""
+        if source is not None:
+            return lambda: source.encode
+        graph = self._bundle.text_encoder_file
+        return None if graph is None else lambda: encode_with(self._opened(graph), self._bundle)
 
 
-def _encoder(bundle: Bundle, source: Source | None, opened: Open) -> Callable[[], Encode] | None:
-    """What makes text features of words that the bundle does not carry."""
-    if source is not None:
-        return lambda: source.encode
-    graph = bundle.text_encoder_file
-    return None if graph is None else lambda: encode_with(opened(graph), bundle)
-
-
-def _other_than(graph: Backend, bundle: Bundle, options: BackendOptions) -> Reference:
+def _other_than(graph: Backend, bundle: Bundle, threads: int | None) -> Reference:
     """ONNX Runtime's CPU run, unless that is what is verified: it would agree with itself, and show nothing."""
     if graph.name == ORT_CPU:
         raise UsageError(
             "ONNX Runtime on the CPU is what is verified here, and the reference of a folder too; "
             f"give the source checkpoint with --checkpoint{_at_hand(bundle)}, or verify another --backend"
         )
-    return ort_reference(bundle, options.threads)
+    return ort_reference(bundle, threads)
 
 
 def _at_hand(bundle: Bundle) -> str:

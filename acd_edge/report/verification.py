@@ -10,6 +10,8 @@ from acd_edge.export.verify import VerifyReport
 
 __all__ = ["bisection_table", "failure_line", "verification_table"]
 
+DERIVED = ("score", "marked pixels", "pixel AUROC", "image AUROC")
+"""What follows from the outputs: an output that departs is named before them."""
 HEAD = ("output", "agreement", "at least", "difference", "at most", "")
 _NONE = "-"
 
@@ -22,8 +24,8 @@ def verification_table(report: VerifyReport) -> str:
 
 
 def failure_line(report: VerifyReport, bisection: Bisection | None = None) -> str:
-    """Which output departs most, by how much, and what to do; for a report that did not pass."""
-    check = max(report.failures, key=_excess)
+    """Which output departs furthest beyond its limit, by how much, and what to do; for a report that did not pass."""
+    check = max(report.failures, key=lambda each: (each.output not in DERIVED, _excess(each)))
     where = f" ({check.worst})" if check.worst else ""
     if check.value is None:
         found = f"{check.output} is not a finite number{where}"

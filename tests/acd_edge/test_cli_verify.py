@@ -88,7 +88,7 @@ def test_exit_1_and_one_line_that_says_which_and_what_to_do(departing: Path) -> 
         "--tolerance",
         "cosine=0.9",
         "--tolerance",
-        "overlap=0.1",
+        "edge=99",
     )
 
 

@@ -214,7 +214,7 @@ def test_a_probed_graph_says_the_same(bundles: dict[str, Path], tmp_path: Path) 
         path, names = with_probes(opened.model_path, [value for values in ends.values() for value in values], tmp_path)
         onnx.checker.check_model(str(path), full_check=True)
         golden = opened.golden
-        feed = {"image": golden.image[:1], "text_features": golden.text_features[:1]}
+        feed: dict[str, NDArray[Any]] = {"image": golden.image[:1], "text_features": golden.text_features[:1]}
         plain = open_backend(opened.model_file, backend="onnxruntime").run(feed)
         probed = open_backend(GraphFile(path=path, precision="fp16"), backend="onnxruntime").run(feed)
     for name, array in plain.items():

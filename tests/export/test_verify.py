@@ -350,7 +350,7 @@ def test_a_stamp_is_about_its_own_engine(tmp_path: Path, monkeypatch: pytest.Mon
         engines = [engine_of(opened), engine_of(opened, "text encoder")]
         report = verify_bundle(opened)
         assert [stamp_of(report, engine).passed for engine in engines] == [True, False]
-        only_text = verify_bundle(opened, parts=("text encoder",))
+        only_text = verify_bundle(opened, parts=["text encoder"])
         assert not stamp_of(only_text, engines[0]).passed
         trt = fake_tensorrt(opened)
         stranger = replace(engines[0], record=replace(engines[0].record, key=replace(engines[0].record.key, graph="f")))
