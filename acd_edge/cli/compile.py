@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
@@ -11,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from acd_edge.errors import EngineError, MissingExtra
+from acd_edge.errors import DeviceError, EngineError, MissingExtra
 
 if TYPE_CHECKING:
     from acd_edge.runtime.bundle import Bundle
     from acd_edge.runtime.cuda import Binding
     from acd_edge.runtime.engines import Engine
 
+logger = logging.getLogger(__name__)
 _tell = partial(click.echo, err=True)
 
 
@@ -74,23 +76,26 @@ def command(
 
 
 def compile_exported(bundle: Path) -> list[Engine]:
-    """After `export`: build and verify the bundle's engines where TensorRT is, and say what to do where it is not.
+    """After `export`: build and verify the bundle's engines where TensorRT and a GPU are, else say what to do.
 
     Raises:
         EngineError: TensorRT refuses the graph, or an engine failed its verification; the bundle stays.
-        DeviceError, OutputError: see `compile_bundle`.
+        DeviceError, OutputError: there is no room to build in, see `compile_bundle`.
     """
     from acd_edge.export.engine import compile_bundle, failure
     from acd_edge.runtime.bundle import Bundle
+    from acd_edge.runtime.cuda import open_cuda
     from acd_edge.runtime.trt_module import load_tensorrt
 
     try:
-        trt = load_tensorrt()
-    except MissingExtra:
-        _tell(f"no TensorRT here, so no engine; on the device that will run it: acd-edge compile {bundle}")
+        trt, cuda = load_tensorrt(), open_cuda()
+    except (MissingExtra, DeviceError) as error:
+        logger.info("%s", error)
+        lacking = "TensorRT" if isinstance(error, MissingExtra) else "GPU"
+        _tell(f"no {lacking} to use here, so no engine; on the device that will run it: acd-edge compile {bundle}")
         return []
     with Bundle.open(bundle) as opened:
-        engines = compile_bundle(opened, progress=_tell, trt=trt)
+        engines = compile_bundle(opened, progress=_tell, cuda=cuda, trt=trt)
         for engine in engines:
             if engine.state == "failed":
                 raise EngineError(failure(opened, engine))

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from acd_edge.cli import cli
 from acd_edge.cli.compile import compile_exported
-from acd_edge.errors import EngineError
+from acd_edge.errors import DeviceError, EngineError
 from tests.fake_builder import FakeBuilderRT
 from tests.fake_gpu import FakeCuda
 from tests.tiny_bundle import write_true_bundle
@@ -115,4 +115,17 @@ def test_export_says_what_to_do_where_it_is_not(
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     assert compile_exported(bundle) == []
-    assert f"on the device that will run it: acd-edge compile {bundle}" in capsys.readouterr().err
+    assert f"no TensorRT to use here, so no engine; on the device that will run it: acd-edge compile {bundle}" in (
+        capsys.readouterr().err
+    )
+
+
+def test_export_says_what_to_do_where_there_is_no_gpu(
+    trt: FakeBuilderRT, bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def absent(*_: str) -> None:
+        raise DeviceError("there is no NVIDIA driver")
+
+    monkeypatch.setattr("acd_edge.runtime.cuda.open_cuda", absent)
+    assert compile_exported(bundle) == []
+    assert "no GPU to use here" in capsys.readouterr().err
