@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from enum import IntEnum
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -52,7 +51,7 @@ class FakeBuilderRT(FakeTensorRT):
     def __post_init__(self) -> None:
         super().__post_init__()
         strong = 1 if self.__version__.startswith("10.") else 0
-        self.NetworkDefinitionCreationFlag = IntEnum("NetworkDefinitionCreationFlag", {"STRONGLY_TYPED": strong})
+        self.NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=strong)
         self.MemoryPoolType = SimpleNamespace(WORKSPACE="workspace")
         self.ProfilingVerbosity = SimpleNamespace(DETAILED="detailed")
         self.BuilderFlag = SimpleNamespace(TF32="tf32")
@@ -163,6 +162,10 @@ class FakeParser:
 
 
 class FakeConfig:
+    trt: FakeBuilderRT
+    settings: dict[str, Any]
+    profiles: list[Any]
+
     def __init__(self, trt: FakeBuilderRT) -> None:
         object.__setattr__(self, "trt", trt)
         object.__setattr__(self, "settings", {})

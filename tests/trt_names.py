@@ -186,7 +186,7 @@ class Reader(ast.NodeVisitor):
             for call in ast.walk(node.test)
             if isinstance(call, ast.Call) and ast.unparse(call.func) == "hasattr"
             for argument in call.args[1:]
-            if isinstance(argument, ast.Constant)
+            if isinstance(argument, ast.Constant) and isinstance(argument.value, str)
         ]
         self.visit(node.test)
         self.guarded += asked

@@ -29,7 +29,7 @@ def trt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeBuilderRT:
     monkeypatch.setenv("ACD_EDGE_CACHE", str(tmp_path / "cache"))
     device = Device()
     module = FakeBuilderRT(device)
-    monkeypatch.setitem(sys.modules, "tensorrt", module)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "tensorrt", module)
     for place in ("acd_edge.runtime.cuda", "acd_edge.export.engine"):
         monkeypatch.setattr(f"{place}.open_cuda", lambda *_: device)
     return module

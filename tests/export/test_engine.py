@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable
@@ -262,7 +263,7 @@ def test_too_little_memory_or_disk_is_told_before_the_build(
     shared.room = 100 << 20
     monkeypatch.setattr(engine_module, "_available", lambda: 2 << 30)  # the system would give up its cache
     assert compile_bundle(bundle, cuda=shared, trt=FakeBuilderRT(shared), text_encoder=False)[0].state == "verified"
-    monkeypatch.setattr(engine_module.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1})())
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1})())
     with pytest.raises(OutputError, match=r"0 MiB left and an engine .* set ACD_EDGE_CACHE"):
         compile_bundle(bundle, cuda=RoomyCuda(DESKTOP), trt=trt, force=True)
 
