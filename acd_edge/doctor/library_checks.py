@@ -163,10 +163,7 @@ def _no_tensorrt(facts: Facts) -> Iterator[Check]:
             yield Check("backends", "TensorRT", "note", "not installed; it needs an NVIDIA GPU")
     elif "tensorrt" in python.for_system:
         text = "JetPack's is there, and this Python does not see it"
-        line = facts.jetson.jetpack
-        other = line is not None and python.minor != line.python
-        fix = f"python{line.python} -m venv --system-site-packages .venv" if line and other else ""
-        yield Check("backends", "TensorRT", "bad", text, fix or hidden_packages_fix(facts), "hidden-tensorrt")
+        yield Check("backends", "TensorRT", "bad", text, hidden_packages_fix(facts), "hidden-tensorrt")
     else:
         fix = "sudo apt-get install python3-libnvinfer"
         yield Check("backends", "TensorRT", "missing", "not installed", fix, "no-tensorrt")

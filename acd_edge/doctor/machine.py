@@ -43,9 +43,11 @@ class Python:
 
     Attributes:
         environment: the virtual environment, or None.
+        base: the installation that it was made from, `/usr` for the system's.
         sees_system: whether packages of the system can be imported.
         for_system: modules of interest among the system's packages, which an environment may hide.
         distributions: what pip installed, see `DISTRIBUTIONS`.
+        pip: the command that installs into this Python.
     """
 
     version: str
@@ -54,6 +56,8 @@ class Python:
     sees_system: bool
     for_system: frozenset[str]
     distributions: Mapping[str, str]
+    base: str = "/usr"
+    pip: str = "pip"
 
     @property
     def minor(self) -> str:
@@ -133,9 +137,17 @@ def _groups() -> frozenset[str]:
 
 def _python(root: Path) -> Python:
     environment = Path(sys.prefix) if sys.prefix != sys.base_prefix else None
-    settings = (read_text(environment / "pyvenv.cfg") or "") if environment else ""
-    sees = environment is None or bool(re.search(r"^include-system-site-packages *= *true", settings, re.MULTILINE))
-    return Python(platform.python_version(), sys.executable, environment, sees, _system_modules(root), _distributions())
+    active = os.environ.get("VIRTUAL_ENV")
+    return Python(
+        version=platform.python_version(),
+        executable=sys.executable,
+        environment=environment,
+        sees_system=any(folder.endswith("/dist-packages") for folder in sys.path),  # Debian's name, and so Ubuntu's
+        for_system=_system_modules(root),
+        distributions=_distributions(),
+        base=sys.base_prefix,
+        pip="pip" if environment is None or active == str(environment) else f"{environment}/bin/pip",
+    )
 
 
 def _system_modules(root: Path) -> frozenset[str]:

@@ -9,7 +9,14 @@ from acd_edge.device.jetson import JETPACKS
 from acd_edge.doctor.checks import Check
 from acd_edge.doctor.facts import Facts
 
-__all__ = ["camera_checks", "hidden_packages_fix", "jetson_checks", "machine_checks", "python_checks"]
+__all__ = [
+    "camera_checks",
+    "hidden_packages_fix",
+    "jetson_checks",
+    "machine_checks",
+    "new_environment",
+    "python_checks",
+]
 
 GIB = 1 << 30
 COMPILE_BYTES = 4 * GIB
@@ -130,8 +137,7 @@ def python_checks(facts: Facts) -> Iterator[Check]:
     line = facts.jetson.jetpack if facts.jetson else None
     if line and not line.out_of_scope and python.minor != line.python:
         text += f"; JetPack's TensorRT and OpenCV are for Python {line.python}"
-        fix = f"python{line.python} -m venv --system-site-packages .venv"
-        yield Check("python", "python", "bad", text, fix, "other-python")
+        yield Check("python", "python", "bad", text, _new_environment(facts), "other-python")
     elif facts.jetson and not python.sees_system and python.for_system:
         text += f"; JetPack's {' and '.join(sorted(python.for_system))} cannot be imported"
         yield Check("python", "python", "bad", text, hidden_packages_fix(facts), "hidden-packages")
@@ -144,9 +150,19 @@ def python_checks(facts: Facts) -> Iterator[Check]:
 
 
 def hidden_packages_fix(facts: Facts) -> str:
-    """Opens a virtual environment to the system's packages, in place."""
-    settings = f"{facts.machine.python.environment}/pyvenv.cfg"
+    """Opens a virtual environment of the system's Python to its packages, in place; any other one is made anew."""
+    python, line = facts.machine.python, facts.jetson.jetpack if facts.jetson else None
+    if python.environment is None or python.base != "/usr" or (line and python.minor != line.python):
+        return _new_environment(facts)
+    settings = f"{python.environment}/pyvenv.cfg"
     return f"sed -i 's/^include-system-site-packages.*/include-system-site-packages = true/' {settings}"
+
+
+def _new_environment(facts: Facts) -> str:
+    """Makes an environment of the system's Python that sees the system's packages."""
+    line = facts.jetson.jetpack if facts.jetson else None
+    python = f"/usr/bin/python{line.python if line else 3}"
+    return f"{python} -m venv --system-site-packages .venv  # and install acd-edge[jetson] into it"
 
 
 def camera_checks(facts: Facts) -> Iterator[Check]:

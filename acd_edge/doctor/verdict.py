@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from acd_edge.doctor.checks import GROUPS, Check
@@ -53,6 +54,8 @@ def examine(facts: Facts) -> Verdict:
         found.append(_no_backend(facts, found))
     order = list(GROUPS)
     found.sort(key=lambda check: order.index(check.group))  # stable
+    pip = facts.machine.python.pip
+    found = [replace(check, fix=re.sub(r"\bpip (?=(?:un)?install)", f"{pip} ", check.fix)) for check in found]
     return Verdict(tuple(found), backends, facts.report("opencv").works)
 
 

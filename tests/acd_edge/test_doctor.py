@@ -175,12 +175,12 @@ CASES = [
     Case("camera-permission", nano, lambda f: machine(
         f, cameras=(Camera("/dev/video0", "cam", False),)), "usermod -aG video"),
     # this Python on a Jetson
-    Case("other-python", nano, lambda f: under(f, "3.12.3", system="cv2"), "python3.10 -m venv --system-site-packages"),
+    Case("other-python", nano, lambda f: under(f, "3.12.3", system="cv2"), "/usr/bin/python3.10 -m venv --system"),
     Case("hidden-packages", nano, lambda f: under(f, "3.10.12", sees_system=False, system="cv2 tensorrt"), HIDDEN),
     Case("hidden-tensorrt", nano, lambda f: using(
         under(f, "3.10.12", sees_system=False, system="cv2 tensorrt"), tensorrt=ABSENT), HIDDEN),
     Case("hidden-tensorrt", nano, lambda f: using(
-        under(f, "3.11.9", system="cv2 tensorrt"), tensorrt=ABSENT), "python3.10 -m venv"),
+        under(f, "3.11.9", system="cv2 tensorrt"), tensorrt=ABSENT), "/usr/bin/python3.10 -m venv"),
     # OpenCV
     Case("no-opencv", pc, lambda f: using(f, opencv=ABSENT), "pip install 'acd-edge[cpu]'"),
     Case("no-opencv", nano, lambda f: using(f, opencv=ABSENT), "apt-get install nvidia-opencv"),
@@ -323,6 +323,33 @@ def test_zram_is_no_swap(tmp_path: Path) -> None:
     found = gather(write(orin_nano(tmp_path), {"proc/swaps": lines}), lambda _: None, {})
     assert found.machine.memory is not None
     assert found.machine.memory.swap - found.machine.memory.swap_on_disk == 2_000_000 * 1024
+
+
+def test_pip_is_that_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Called as .venv/bin/acd-edge, nothing is activated, and a bare `pip` would be another one."""
+    monkeypatch.setattr("sys.prefix", "/home/me/.venv")
+    monkeypatch.delenv("VIRTUAL_ENV", raising=False)
+    found = gather(laptop(tmp_path), lambda _: None, {"opencv": ABSENT})
+    assert fix_of(found, "no-opencv") == "/home/me/.venv/bin/pip install 'acd-edge[cpu]'"
+    monkeypatch.setenv("VIRTUAL_ENV", "/home/me/.venv")
+    found = gather(laptop(tmp_path), lambda _: None, {"opencv": ABSENT})
+    assert fix_of(found, "no-opencv") == "pip install 'acd-edge[cpu]'"
+
+
+@pytest.mark.parametrize(("folder", "sees"), [("/usr/lib/python3/dist-packages", True), ("/opt/site-packages", False)])
+def test_an_environment_sees_the_system_when_its_path_does(
+    folder: str, sees: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """--system-site-packages of another Python than the system's leads to that one's packages."""
+    monkeypatch.setattr("sys.path", [folder])
+    assert gather(laptop(tmp_path), lambda _: None, {}).machine.python.sees_system is sees
+
+
+def test_conda_on_a_jetson_is_told_to_take_the_systems_python(tmp_path: Path) -> None:
+    hidden = under(nano(tmp_path), "3.10.12", sees_system=False, system="cv2 tensorrt")
+    conda = machine(hidden, python=replace(hidden.machine.python, environment=None, base="/home/me/miniconda3"))
+    assert fix_of(conda, "hidden-packages").startswith("/usr/bin/python3.10 -m venv --system-site-packages .venv")
+    assert fix_of(hidden, "hidden-packages") == HIDDEN
 
 
 def test_what_the_system_has_for_another_python_is_seen(tmp_path: Path) -> None:
