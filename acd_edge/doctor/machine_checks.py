@@ -9,14 +9,7 @@ from acd_edge.device.jetson import JETPACKS
 from acd_edge.doctor.checks import Check
 from acd_edge.doctor.facts import Facts
 
-__all__ = [
-    "camera_checks",
-    "hidden_packages_fix",
-    "jetson_checks",
-    "machine_checks",
-    "new_environment",
-    "python_checks",
-]
+__all__ = ["camera_checks", "hidden_packages_fix", "jetson_checks", "machine_checks", "python_checks"]
 
 GIB = 1 << 30
 COMPILE_BYTES = 4 * GIB
