@@ -41,9 +41,10 @@ def below(name: str, *parents: str) -> bool:
 
 
 MODULES = modules()
-ON_THE_DEVICE = [name for name in MODULES if below(name, *DEVICE)]
+ENGINES = tuple(f"acd_edge.export.{name}" for name in ("engine", "build", "layers", "trt_log"))
+ON_THE_DEVICE = [name for name in MODULES if below(name, *DEVICE, *ENGINES)]
 VERIFY = tuple(f"acd_edge.export.{name}" for name in ("verify", "judge", "drift", "references", "tolerance", "bisect"))
-LIGHT = [name for name in MODULES if below(name, *DEVICE, "acd_edge.cli", *VERIFY) or name in SHARED]
+LIGHT = [name for name in MODULES if below(name, *DEVICE, "acd_edge.cli", *VERIFY, *ENGINES) or name in SHARED]
 
 
 def imported(source: str) -> Iterator[str]:
