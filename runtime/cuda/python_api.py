@@ -36,8 +36,7 @@ class PythonCuda:
         self._cudart = cudart_module()
         if not self._call("cudaGetDeviceCount"):
             raise device_error("cudaGetDeviceCount", "cudaErrorNoDevice")
-        self._call("cudaSetDevice", _DEVICE)
-        self._facts = self._read_facts()
+        self._facts = self._read_facts()  # makes no context: who only asks for facts takes no memory of the device
 
     @property
     def facts(self) -> DeviceFacts:

@@ -124,6 +124,13 @@ def test_python_tells_the_device(cudart: Cudart) -> None:
     )
 
 
+def test_python_makes_no_context_for_the_facts(cudart: Cudart) -> None:
+    cuda = PythonCuda()
+    assert cudart.names() == ["cudaGetDeviceCount", "cudaGetDeviceProperties", "cudaDriverGetVersion"]
+    with cuda.active():
+        assert cudart.calls[-1] == ("cudaSetDevice", 0)
+
+
 def test_python_calls_what_the_real_module_has(cudart: Cudart) -> None:
     real = pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed")
     use_everything(PythonCuda())
@@ -238,7 +245,7 @@ def test_python_leaves_no_graph_behind(cudart: Cudart, refused: str) -> None:
     [
         ("cudaGetDeviceCount", Error.cudaErrorInsufficientDriver, "no NVIDIA driver.*or it is too old.*nvidia-smi"),
         ("cudaGetDeviceCount", Error.cudaErrorNoDevice, "no NVIDIA GPU is visible.*CUDA_VISIBLE_DEVICES"),
-        ("cudaSetDevice", Error.cudaErrorMemoryAllocation, "memory is exhausted"),
+        ("cudaMalloc", Error.cudaErrorMemoryAllocation, "memory is exhausted"),
         (
             "cudaSetDevice",
             Error.cudaErrorLaunchFailure,
@@ -249,7 +256,7 @@ def test_python_leaves_no_graph_behind(cudart: Cudart, refused: str) -> None:
 def test_python_refusals_are_one_line(cudart: Cudart, function: str, error: Error, words: str) -> None:
     cudart.refuse[function] = error
     with pytest.raises(DeviceError, match=words) as caught:
-        PythonCuda()
+        use_everything(PythonCuda())
     assert "\n" not in str(caught.value)
 
 
