@@ -120,7 +120,8 @@ def probe_cuda() -> Iterator[Told]:
     yield told
     facts = cuda.facts
     told |= {name: getattr(facts, name) for name in ("name", "compute_capability", "driver", "integrated")}
-    told |= {"total_bytes": facts.total_bytes, "free_bytes": cuda.free_bytes()}
+    with cuda.active():  # pycuda has a context nowhere else
+        told |= {"total_bytes": facts.total_bytes, "free_bytes": cuda.free_bytes()}
     yield told
 
 
