@@ -5,6 +5,7 @@ The module is a parameter. Nothing in here needs a GPU before the compiler does:
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
 from acd_edge.errors import DeviceError, EngineError
-from acd_edge.export.layers import LayerSummary, layers_from_json, summary_of
+from acd_edge.export.layers import UNKNOWN, LayerSummary, layers_from_json, summary_of
 from acd_edge.export.trt_log import explain, is_null_factory
 from acd_edge.runtime.engines import BuildOptions, TensorRecord
 from acd_edge.runtime.trt_module import TrtLog
@@ -29,6 +30,8 @@ _INTERVAL = 2.0  # seconds between two lines of progress
 _FREE = -1  # a side without a length, in TensorRT's shapes
 _TYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}  # where numpy's name is not TensorRT's
 _T = TypeVar("_T")
+
+logger = logging.getLogger(__name__)
 
 Progress = Callable[[str], None]
 
@@ -106,7 +109,7 @@ def inspect_plan(trt: Any, plan: memoryview | bytes, log: TrtLog) -> Inspected:
     """Load a plan on the device and read back what it is.
 
     Raises:
-        EngineError: TensorRT cannot load it, or tells nothing of its layers.
+        EngineError: TensorRT cannot load it.
         DeviceError: TensorRT cannot start on this driver.
     """
     log.clear()
@@ -115,15 +118,24 @@ def inspect_plan(trt: Any, plan: memoryview | bytes, log: TrtLog) -> Inspected:
     if engine is None:
         said = explain(log.messages) or "TensorRT does not say why"
         raise EngineError(f"the engine was built and cannot be loaded: {said}")
-    inspector = engine.create_engine_inspector()
-    layers = layers_from_json(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
     return Inspected(
-        summary=summary_of(layers),
+        summary=_summary(trt, engine),
         inputs={name: _tensor(engine, name, is_input=True) for name in inputs},
         outputs={name: _tensor(engine, name, is_input=False) for name in names if name not in inputs},
     )
+
+
+def _summary(trt: Any, engine: Any) -> LayerSummary:
+    """What the inspector says; a list that cannot be read leaves the precision unknown, and verification to judge."""
+    inspector = engine.create_engine_inspector()
+    text = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
+    try:
+        return summary_of(layers_from_json(text))
+    except EngineError as error:
+        logger.warning("%s", error)
+        return LayerSummary(precision=UNKNOWN, layers=int(engine.num_layers), fused_attentions=0, int8_products=0)
 
 
 def new_monitor(trt: Any, progress: Progress, clock: Callable[[], float] = time.monotonic) -> Monitor:

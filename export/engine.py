@@ -42,6 +42,7 @@ __all__ = ["build_engine", "compile_bundle", "ensure_engine", "memory_needed", "
 
 MODEL, TEXT_ENCODER = "model", "text encoder"
 _MIB = 1 << 20
+_FUSES = frozenset({"fp16", "bf16", "int8"})  # TensorRT has no fused attention in fp32
 # Rules of thumb, not measured on a device: on a CPU the compiler's process took 3.6 times the weights.
 _COPIES_SHARED = 4  # parsed, built, serialised and loaded, all in one memory
 _COPIES_OWN = 2  # built and loaded; the rest lies in the computer's memory
@@ -225,6 +226,8 @@ def _built(machine: _Machine, bundle: Bundle, part: _Part, key: EngineKey, *, fo
         f"{part.name}: {said.precision}, {said.layers} layers, {said.fused_attentions} fused attentions, "
         f"{built.plan.nbytes / 1e6:.1f} MB, built in {built.seconds:.0f} s"
     )
+    if said.fused_attentions == 0 and said.precision in _FUSES and "Softmax" in op_types(part.graph.path):
+        machine.progress(f"{part.name}: no attention became one kernel, so it is slower than it could be")
     return engine
 
 

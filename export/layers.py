@@ -103,7 +103,7 @@ def layers_from_json(text: str) -> list[Layer]:
         EngineError: it is no such JSON.
     """
     try:
-        listed = json.loads(text)["Layers"]
+        listed = json.loads(text, strict=False)["Layers"]  # names are joined by control characters
         return [_layer(each) for each in listed]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise EngineError(f"the engine's inspector gave no list of layers ({error})") from error

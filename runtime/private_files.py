@@ -41,7 +41,13 @@ def check_private(path: Path, below: Path) -> None:
         FileNotFoundError: it is not there.
     """
     for each in _between(path, below):
-        _check(each, os.lstat(each), link_is_fine=each == below)
+        try:
+            found = os.lstat(each)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise EngineError(f"{each} cannot be read: {error.strerror or error}; set ACD_EDGE_CACHE") from error
+        _check(each, found, link_is_fine=each == below)
 
 
 def read_private(path: Path, below: Path) -> bytes:

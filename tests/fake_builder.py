@@ -74,6 +74,8 @@ class FakeBuilderRT(FakeTensorRT):
 
 
 class InspectedEngine(FakeEngine):
+    num_layers = 2
+
     def create_engine_inspector(self) -> Any:
         return SimpleNamespace(get_engine_information=lambda _: self.trt.inspector)  # type: ignore[attr-defined]
 

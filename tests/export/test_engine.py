@@ -23,7 +23,7 @@ from acd_edge.runtime.engines import BuildOptions, cache_root
 from acd_edge.runtime.trt_module import trt_log
 from tests.fake_builder import FakeBuilderRT, layers
 from tests.fake_gpu import DESKTOP, JETSON, FakeCuda
-from tests.tiny_bundle import write_true_bundle
+from tests.tiny_bundle import write_tiny_bundle, write_true_bundle
 
 
 class RoomyCuda(FakeCuda):
@@ -200,7 +200,27 @@ def test_an_engine_that_tells_no_types_is_kept_with_a_word(
 ) -> None:
     trt.inspector = '{"Layers": ["a", "b"]}'
     assert compiled(text_encoder=False)[0].record.precision == "unknown"
+    trt.inspector = "no JSON"
+    assert compiled(text_encoder=False, force=True)[0].record.precision == "unknown"
     assert any("does not tell what the engine computes in" in line for line in lines)
+
+
+@pytest.mark.parametrize(("kind", "told"), [("Half", True), ("Float", False)])
+def test_attention_that_is_no_single_kernel_is_told(
+    kind: str,
+    told: bool,
+    tmp_path: Path,
+    trt: FakeBuilderRT,
+    cuda: RoomyCuda,
+    lines: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(engine_module, "op_types", lambda _: {"MatMul", "Softmax"})
+    trt.inspector = layers(kind)
+    precision = {"Half": "fp16", "Float": "fp32"}[kind]
+    half = Bundle.open(write_tiny_bundle(tmp_path / precision, precision=precision))
+    assert compile_bundle(half, cuda=cuda, trt=trt, progress=lines.append)[0].record.precision == precision
+    assert any("no attention became one kernel" in line for line in lines) is told
 
 
 FAILURES = [

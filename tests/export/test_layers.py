@@ -58,6 +58,11 @@ def test_precision_is_that_of_the_products(layers: list[Any], expected: LayerSum
     assert summary(*layers) == expected
 
 
+def test_control_characters_between_names_are_read() -> None:
+    text = json.dumps({"Layers": [QKV | {"Metadata": "[ONNX Layer: a]|[ONNX Layer: b]"}]}).replace("|", "\x1e")
+    assert summary_of(layers_from_json(text)).precision == "fp16"
+
+
 def test_moving_and_adding_are_no_products() -> None:
     found = layers_from_json(json.dumps({"Layers": [CAST, NORM, layer("__myl_MoveConc_myl0_5", "kgen", ["Half"])]}))
     assert not any(each.is_product for each in found)

@@ -240,6 +240,15 @@ def test_a_plan_behind_a_link_is_refused(tmp_path: Path) -> None:
         engine.plan_bytes()
 
 
+def test_a_file_where_the_cache_should_be(cache: Path) -> None:
+    cache.write_text("no folder")
+    cache.chmod(0o600)
+    assert exact_engine(KEY) is None
+    assert newest_engine(KEY.graph, KEY.tensorrt, DEVICE) is None
+    with pytest.raises(OutputError, match="Not a directory; set ACD_EDGE_CACHE"):
+        stored()
+
+
 def test_the_cache_itself_may_be_a_link(cache: Path, tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir(mode=0o700)
     cache.symlink_to(tmp_path / "disk")
