@@ -1,8 +1,10 @@
 """How far a graph may be from its source: one table, a reason beside each line.
 
 The figures behind the limits are the largest drift that was seen when the built-in model at 280 px said the golden
-samples and 24 labelled pictures (steel, magnetic tiles) in that arithmetic in torch, against its own float32; the
-margin is stated with each. `benchmarks/drift.py` measures them again.
+samples and labelled pictures (steel, magnetic tiles) in that arithmetic in torch, beside its own float32:
+`benchmarks/drift.py` measures it, `benchmarks/results/drift.json` has 48 pictures, 64 others of the same sets were
+looked at before. A CLIP of random weights (12 blocks, 256 wide) drifts less in its outputs, and up to 1.7 times more in
+its blocks. The margin is stated with each line: three or more, since other models are steeper at the edges of defects.
 """
 
 from __future__ import annotations
@@ -60,26 +62,31 @@ _TEXT = 1e-3  # the encoder computes in float32 whatever the graph does; its mat
 
 TOLERANCES: Mapping[str, Tolerance] = MappingProxyType(
     {
-        # Another order of float32 sums and nothing else: seen 1.3e-5 in the map (1e-4 at 420 px in ONNX Runtime), 2e-7
-        # in the weights. Times 10 to 100, since TF32, of which a GPU may make float32, is off by 100 times more.
+        # Another order of float32 sums and nothing else: seen 1.3e-5 in the map (1e-4 allowed for ONNX Runtime at 420
+        # px), 2e-7 in the weights, 1e-7 in the scores, blocks 3e-6. Times 10 in the map and more elsewhere; TF32, which
+        # some libraries take for float32, keeps 11 bits as float16 does, and is beyond it.
         "fp32": Tolerance(
             cosine=0.99999, map=1e-3, class_score=1e-4, fusion=1e-4, score=2e-4, edge=0.05, auroc=2e-4, text=_TEXT,
             block=1e-3,
         ),
         # 11 bits, sums in float32: seen 0.028 in the map, at the edge of a defect; 0.0062 in the class score, 0.0025 in
-        # the weights, 0.0056 in the score; cosine 1 - 1.6e-5, edge 0.064 px, AUROC 3e-4, blocks 4.8e-3 (those of the
-        # small CLIP). Times 3, since other models' edges are steeper; fp16 that overflows is off by far more.
+        # the weights, 0.0056 in the score; cosine 1 - 1e-5, edge 0.07 px, AUROC 3e-4, blocks 4.8e-3. Times 3. What
+        # overflows is off by far more.
         "fp16": Tolerance(
-            cosine=0.9999, map=0.08, class_score=0.02, fusion=0.01, score=0.02, edge=0.2, auroc=1e-3, text=_TEXT,
+            cosine=0.99995, map=0.08, class_score=0.02, fusion=0.01, score=0.02, edge=0.2, auroc=1e-3, text=_TEXT,
             block=0.015,
         ),
-        # 8 bits
+        # 8 bits, sums in float32: seen 0.111 in the map, 0.0183 in the class score, 0.0143 in the weights, 0.0168 in
+        # the score; cosine 1 - 4e-4, edge 0.32 px, AUROC 4.5e-4, blocks 0.045. Times 3.
         "bf16": Tolerance(
-            cosine=0.9985, map=0.3, class_score=0.03, fusion=0.02, score=0.03, edge=1.0, auroc=2e-3, text=_TEXT,
+            cosine=0.999, map=0.3, class_score=0.06, fusion=0.05, score=0.05, edge=1.0, auroc=2e-3, text=_TEXT,
             block=0.13,
         ),
+        # 127 steps, every layer of every block: seen 0.58 in the map, 0.33 in the class score, 0.17 in the weights,
+        # 0.33 in the score; cosine 1 - 0.036, edge 7 px, blocks 0.39. Times 1.5 to 3, as far as a probability has room:
+        # this finds nonsense. The AUROC, which fell by up to 5.5 points, is held to one.
         "int8": Tolerance(
-            cosine=0.9, map=0.9, class_score=0.3, fusion=0.2, score=0.3, edge=6.0, auroc=1e-2, text=_TEXT, block=0.6,
+            cosine=0.9, map=0.9, class_score=0.5, fusion=0.4, score=0.5, edge=15.0, auroc=1e-2, text=_TEXT, block=0.6,
         ),
     }
 )  # fmt: skip

@@ -54,11 +54,13 @@ _TITLES = {
 def _advice(report: VerifyReport, check: Check, bisection: Bisection | None) -> str:
     if check.against in ("text", "text-checkpoint", "golden-checkpoint"):
         return "export the bundle again"
+    other = {"fp32": "", "bf16": ", or export --fp32", "fp16": ", or export --fp32 or --bf16"}
     if bisection is None:
         find = f"find the block with: acd-edge verify {report.bundle} --bisect"
+    elif bisection.first is None:
+        find = "no block departs by itself"
     else:
-        find = f"first in {bisection.first}" if bisection.first else "no block departs by itself"
-    other = {"fp32": "", "bf16": ", or export --fp32", "fp16": ", or export --fp32 or --bf16"}
+        find = f"the first block that departs is {bisection.first}"
     return find + other.get(report.precision, ", or export --fp16")
 
 
@@ -75,12 +77,9 @@ def _block(comparison: Comparison) -> Iterator[str]:
     yield comparison.title
     rows = [list(HEAD), *_rows(comparison)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
-    for row in rows:
-        cells = [
-            cell.rjust(width) if column else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        yield f"  {'  '.join(cells)}".rstrip()
+    for title, *numbers, verdict in rows:
+        cells = [cell.rjust(width) for cell, width in zip(numbers, widths[1:-1], strict=True)]
+        yield f"  {'  '.join([title.ljust(widths[0]), *cells, verdict])}".rstrip()
     for name, reason in comparison.failed.items():
         yield f"  not compared: {name}: {reason}"
 
@@ -121,6 +120,8 @@ def _titled(output: str, comparison: Comparison) -> str:
 def _cells(check: Check | None) -> tuple[str, str]:
     if check is None:
         return "", ""
+    if check.measure == "overlap" and check.value is not None:
+        return f"{check.value:.4f}", f"{check.limit:.4f}"
     return "NaN" if check.value is None else _number(check.value), _number(check.limit)
 
 

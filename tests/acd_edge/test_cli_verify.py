@@ -18,8 +18,11 @@ from PIL import Image
 from acd_edge.cli import cli
 from acd_edge.errors import SourceError
 from acd_edge.export import judge
+from acd_edge.export.engine import compile_bundle
 from acd_edge.runtime.bundle import Bundle, write_bundle
 from acd_edge.shown import find_pictures
+from tests.fake_builder import FakeBuilderRT
+from tests.fake_gpu import FakeCuda
 from tests.picture_trees import write_category
 from tests.test_imports import TRAINING
 from tests.tiny_bundle import SIZE, tiny_features, tiny_golden, tiny_graph, tiny_manifest, write_tiny_bundle
@@ -202,6 +205,47 @@ def test_a_device_without_torch_and_onnx(tiny: Path, departing: Path, folder: Pa
     done = run(tiny, "--bisect")
     assert done.returncode == 1
     assert "pip install 'acd-edge[export]'" in done.stderr
+
+
+@pytest.fixture
+def tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeBuilderRT:
+    """A made TensorRT whose engines compute by ONNX Runtime, and a cache of its own."""
+    trt = FakeBuilderRT(FakeCuda())
+    trt.cuda.free_bytes = lambda: 8 << 30  # type: ignore[method-assign]
+    monkeypatch.setenv("ACD_EDGE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("acd_edge.runtime.trt_module.load_tensorrt", lambda: trt)
+    monkeypatch.setattr("acd_edge.runtime.cuda.open_cuda", lambda _: trt.cuda)
+    return trt
+
+
+def test_an_engine_is_marked_and_one_that_failed_can_be_verified_again(tiny: Path, tensorrt: FakeBuilderRT) -> None:
+    result = call(tiny, "--backend", "tensorrt", exit_code=1)
+    assert "make one with: acd-edge compile" in result.stderr
+    with Bundle.open(tiny) as opened:
+        (engine,) = compile_bundle(opened, verify=False, cuda=tensorrt.cuda, trt=tensorrt)
+        assert engine.state == "never verified"
+    result = call(tiny, "--backend", "tensorrt")
+    assert f"{engine.folder}: marked as verified" in result.stdout
+    assert "tensorrt (fp32)" in result.stdout
+    tensorrt.drift = 0.25
+    result = call(tiny, "--backend", "tensorrt", "--json", exit_code=1)
+    assert json.loads(result.stdout)["engines"] == [str(engine.folder)]
+    assert json.loads((engine.folder / "verify.json").read_text())["passed"] is False
+    tensorrt.drift = 0.0
+    result = call(tiny, "--backend", "tensorrt", "--tolerance", "map=0.5")
+    assert "marked as verified" in result.stdout
+    assert json.loads((engine.folder / "verify.json").read_text())["tolerance"]["map"] == 0.5
+
+
+def test_an_engine_is_bisected_by_engines_like_it(tiny: Path, tensorrt: FakeBuilderRT) -> None:
+    with Bundle.open(tiny) as opened:
+        compile_bundle(opened, cuda=tensorrt.cuda, trt=tensorrt)
+    built = tensorrt.built
+    tensorrt.drift = 0.25
+    result = call(tiny, "--backend", "tensorrt", "--bisect", exit_code=1)
+    assert "the first block that departs is outputs" in result.stdout  # the tiny graph has no blocks
+    assert "the first block that departs is outputs" in result.stderr
+    assert tensorrt.built == built + 1
 
 
 def test_ctrl_c_says_how_far_it_was_and_judges_nothing(
