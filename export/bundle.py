@@ -17,13 +17,15 @@ import numpy.typing as npt
 import torch
 
 from acd_edge import __version__
-from acd_edge.errors import ExportError, OutputError
+from acd_edge.errors import ConfigError, ExportError, OutputError
 from acd_edge.export.count import fold_counts
 from acd_edge.export.fold import fold
 from acd_edge.export.golden import PICTURES, made_pictures
-from acd_edge.export.graph import FoldedAcdClip
+from acd_edge.export.graph import FoldedAcdClip, Outputs
+from acd_edge.export.int8 import Int8Plan, quantised
 from acd_edge.export.onnx import OPSET, onnx_from_folded, onnx_from_text
-from acd_edge.export.precision import Precision, audit_ranges, check_ranges, halve
+from acd_edge.export.precision import Precision, WideProducts, audit_ranges, check_ranges, halve, narrowed
+from acd_edge.export.smooth import smoothed
 from acd_edge.export.text import fold_text, store_half
 from acd_edge.model import AcdClip
 from acd_edge.model.tokenizers import Tokenize
@@ -46,7 +48,7 @@ class ExportReport:
     Attributes:
         path: of the bundle.
         manifest: as written, with the report of the fold.
-        ranges: name of every float16 value -> its largest magnitude on the golden pictures; empty for fp32.
+        ranges: name of every float16 value -> its largest magnitude on the golden pictures; empty without float16.
     """
 
     path: Path
@@ -66,6 +68,7 @@ class ExportOptions:
     Attributes:
         name: of the bundle.
         precision: of the graph.
+        int8: how it is quantised; with the precision int8, and only there.
         products: name -> words of its prompts; `object` is added.
         tokenizer_json: with it, the bundle carries a text encoder for new products.
         source, weights_license: for the manifest.
@@ -74,11 +77,21 @@ class ExportOptions:
 
     name: str
     precision: Precision = "fp16"
+    int8: Int8Plan | None = None
     products: Mapping[str, str] = field(default_factory=dict)
     tokenizer_json: str | None = None
     source: Mapping[str, Any] = field(default_factory=dict)
     weights_license: str | None = None
     extra_files: Mapping[str, Path | bytes] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if (self.precision == "int8") != (self.int8 is not None):
+            raise ConfigError("the precision int8 and a plan for it go together: give both or neither")
+
+    @property
+    def holds_float16(self) -> bool:
+        """Whether the graph computes in float16 anywhere."""
+        return self.precision == "fp16" or (self.int8 is not None and self.int8.base == "fp16")
 
 
 @torch.no_grad()
@@ -113,14 +126,20 @@ def export_bundle(
     features = {product: encode_product(model, tokenize, phrase) for product, phrase in words.items()}
     progress("fold")
     folded = fold(model)
+    if options.int8 is not None:
+        folded = smoothed(folded, options.int8.smoothing)
     progress("golden samples")
     golden = golden_samples(model, features[DEFAULT_PRODUCT])
-    difference, ranges = compare(folded, golden, audit=options.precision == "fp16")
+    difference, ranges = compare(folded, golden, audit=options.holds_float16)
     check_ranges(ranges)
-    report = {**fold_counts(model, folded), "largest_difference": difference}
+    typed = typed_module(folded, options)
+    report: dict[str, Any] = {**fold_counts(model, folded), "largest_difference": difference}
+    if options.precision != "fp32":
+        progress(f"drift of {options.precision}")
+        report["drift"] = drift_of(typed, golden)
     manifest = _manifest(model, words, options, report)
     with _workplace(path) as folder:
-        files = dict(options.extra_files) | _write_graphs(model, folded, folder, options, progress)
+        files = dict(options.extra_files) | _write_graphs(model, typed, folder, options, progress)
         progress(f"write {path}")
         manifest = write_bundle(path, manifest, files=files, text_features=features, golden=golden, force=force)
     return ExportReport(path=path, manifest=manifest, ranges=ranges)
@@ -139,17 +158,27 @@ def _workplace(path: Path) -> Iterator[Path]:
 
 
 def _write_graphs(
-    model: AcdClip, folded: FoldedAcdClip, folder: Path, options: ExportOptions, progress: Callable[[str], None]
+    model: AcdClip, typed: FoldedAcdClip, folder: Path, options: ExportOptions, progress: Callable[[str], None]
 ) -> dict[str, Path | bytes]:
     """The graph with its data, and the text encoder with its tokenizer where one is wanted."""
     progress(f"graph in {options.precision}")
-    graph = onnx_from_folded(halve(folded) if options.precision == "fp16" else folded, folder / GRAPH)
+    graph = onnx_from_folded(typed, folder / GRAPH)
     files: dict[str, Path | bytes] = {GRAPH: graph, f"{GRAPH}.data": Path(f"{graph}.data")}
     if options.tokenizer_json is not None:
         progress("text encoder")
         files[TEXT_ENCODER] = onnx_from_text(store_half(fold_text(model)), folder / TEXT_ENCODER)
         files[TOKENIZER] = options.tokenizer_json.encode()
     return files
+
+
+def typed_module(folded: FoldedAcdClip, options: ExportOptions) -> FoldedAcdClip:
+    """The module in the types of the wanted graph."""
+    if options.int8 is not None:
+        base = halve(folded) if options.int8.base == "fp16" else folded
+        return quantised(base, folded, options.int8.ranges())
+    if options.precision == "bf16":
+        return narrowed(folded, torch.bfloat16)
+    return halve(folded) if options.precision == "fp16" else folded
 
 
 def _check_finite(model: AcdClip) -> None:
@@ -200,6 +229,26 @@ def compare(folded: FoldedAcdClip, golden: Golden, *, audit: bool) -> tuple[floa
     return largest, ranges
 
 
+def drift_of(typed: FoldedAcdClip, golden: Golden) -> dict[str, dict[str, float]]:
+    """How far the typed module is from the golden samples: output -> cosine and largest difference.
+
+    torch computes it on the CPU as the types mean it, whatever the processor can do.
+    """
+    with WideProducts():
+        said = [
+            typed(torch.from_numpy(golden.image[at : at + 1]), torch.from_numpy(golden.text_features[at : at + 1]))
+            for at in range(len(golden.image))
+        ]
+    found = {name: torch.cat([getattr(each, name) for each in said]).numpy() for name in Outputs._fields}
+    return {name: _apart(array, getattr(golden, name)) for name, array in found.items()}
+
+
+def _apart(found: FloatArray, wanted: FloatArray) -> dict[str, float]:
+    a, b = found.astype(np.float64).reshape(-1), wanted.astype(np.float64).reshape(-1)
+    lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return {"cosine": float(a @ b) / lengths if lengths else 0.0, "difference": float(np.abs(a - b).max())}
+
+
 def _manifest(
     model: AcdClip, products: Mapping[str, str], options: ExportOptions, report: Mapping[str, Any]
 ) -> Manifest:
@@ -219,7 +268,7 @@ def _manifest(
         opset=OPSET,
         products=dict(products),
         context_length=model.text.context_length,
-        source=dict(options.source),
+        source={**options.source, **({"int8": options.int8.record()} if options.int8 is not None else {})},
         license=options.weights_license,
         tools={"acd-edge": __version__, "torch": version("torch"), "onnx": version("onnx")},
         fold=dict(report),

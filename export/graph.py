@@ -1,8 +1,8 @@
 """The folded model as plain modules, in the shape that the graph gets.
 
 Every matrix is stored (in, out), so that a layer is one MatMul and one Add. Modules marked `island` keep float32 in a
-half-precision graph; what they take is widened to the type of their own parameters (`widen`), so that the same code
-serves float64, float32 and float16.
+narrower graph; what they take is widened to the type of their own parameters (`widen`), so that the same code serves
+float64, float32, bfloat16 and float16.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+NARROW = frozenset({torch.float16, torch.bfloat16})
 UNIT_EPS = 1e-12  # of torch.nn.functional.normalize, as in the unfolded heads
 
 
@@ -30,8 +31,8 @@ def constant(values: Tensor) -> nn.Parameter:
 
 
 def widen(x: Tensor) -> Tensor:
-    """Float16 becomes float32; wider types stay."""
-    return x.float() if x.dtype == torch.float16 else x
+    """Float16 and bfloat16 become float32; wider types stay."""
+    return x.float() if x.dtype in NARROW else x
 
 
 def unit(x: Tensor) -> Tensor:
@@ -91,18 +92,19 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Affine, activation, affine."""
+    """Affine, activation, affine; `evening`, where there is one, divides the channels in between (export/smooth.py)."""
 
     def __init__(self, fc1: Affine, fc2: Affine, activation: Literal["gelu", "quick_gelu"]) -> None:
         super().__init__()
         self.fc1, self.fc2 = fc1, fc2
         self.activation = activation
+        self.evening: nn.Parameter | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
         hidden = self.fc1(x)
-        exact = self.activation == "gelu"
-        return self.fc2(F.gelu(hidden) if exact else hidden * torch.sigmoid(1.702 * hidden))
+        hidden = F.gelu(hidden) if self.activation == "gelu" else hidden * torch.sigmoid(1.702 * hidden)
+        return self.fc2(hidden if self.evening is None else hidden * self.evening)
 
 
 class Block(nn.Module):
@@ -161,7 +163,7 @@ class Lora(nn.Module):
 
 
 class ConvBranch(nn.Module):
-    """The two k x k convolutions of one branch, zero padding."""
+    """The two k x k convolutions of one branch, zero padding, in the type of their own kernels."""
 
     def __init__(self, down: Tensor, up: Tensor) -> None:
         super().__init__()
@@ -169,8 +171,8 @@ class ConvBranch(nn.Module):
 
     def forward(self, grid: Tensor) -> Tensor:
         """(B, r, G, G) -> (B, r, G, G)."""
-        padding = self.down.shape[-1] // 2
-        return F.conv2d(F.conv2d(grid, self.down, padding=padding), self.up, padding=padding)
+        padding, own = self.down.shape[-1] // 2, grid.to(self.down.dtype)
+        return F.conv2d(F.conv2d(own, self.down, padding=padding), self.up, padding=padding).to(grid.dtype)
 
 
 class ConvLora(nn.Module):

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
@@ -30,7 +31,7 @@ def onnx_from_folded(folded: FoldedAcdClip, path: Path, *, batch: int = 1) -> Pa
     """Write `model.onnx` and its data file for a folded model, in the types that its parameters have.
 
     Args:
-        folded: from `fold`, or from `halve` for float16.
+        folded: from `fold`, `narrowed` for a narrower type, or `quantised` for INT8.
         path: of the graph; the weights go to `<path>.data` beside it.
         batch: pictures per run; static, since TensorRT makes fewest kernels of it.
 
@@ -84,7 +85,7 @@ def write_onnx(
     used = {value for node in trace.nodes for value in node.input}
     with nullcontext() if inline else Path(f"{path}.data").open("wb") as data:
         weights = [_initializer(n, tensor, data) for n, tensor in state_of(module).items() if n in used]
-    constants = [onnx.numpy_helper.from_array(array, n) for n, array in trace.constants.items() if n in used]
+    constants = [_initializer(n, tensor, None) for n, tensor in trace.constants.items() if n in used]
     inner = [n for n in trace.values if n not in outputs]
     graph = onnx.helper.make_graph(
         trace.nodes,
@@ -124,13 +125,20 @@ def _value(name: str, value: Value, free_axis: str) -> Any:
 def _initializer(name: str, tensor: Tensor, data: BinaryIO | None) -> Any:
     """The entry of one tensor; its bytes go to the data file, if there is one and they are not few."""
     onnx = require("onnx", "export")
-    array: npt.NDArray[Any] = tensor.detach().contiguous().numpy()
-    if data is None or array.nbytes <= SMALL:
-        return onnx.numpy_helper.from_array(array, name)
+    raw = _bytes_of(tensor)
+    proto = onnx.TensorProto(name=name, dims=tensor.shape, data_type=getattr(onnx.TensorProto, TYPES[tensor.dtype]))
+    if data is None or raw.nbytes <= SMALL:
+        proto.raw_data = raw.tobytes()
+        return proto
     data.write(bytes(-data.tell() % ALIGNMENT))
-    proto = onnx.TensorProto(name=name, dims=array.shape, data_type=getattr(onnx.TensorProto, TYPES[tensor.dtype]))
     proto.data_location = onnx.TensorProto.EXTERNAL
-    place = {"location": Path(data.name).name, "offset": str(data.tell()), "length": str(array.nbytes)}
+    place = {"location": Path(data.name).name, "offset": str(data.tell()), "length": str(raw.nbytes)}
     proto.external_data.extend(onnx.StringStringEntryProto(key=k, value=v) for k, v in place.items())
-    data.write(array.data.cast("B"))
+    data.write(raw.data)
     return proto
+
+
+def _bytes_of(tensor: Tensor) -> npt.NDArray[np.uint8]:
+    """As they lie in memory, little endian; numpy has no bfloat16, so the values never pass through it."""
+    plain: npt.NDArray[np.uint8] = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return plain

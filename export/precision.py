@@ -1,4 +1,4 @@
-"""Typed precision: which parts of the folded model compute in half, which stay float32 islands, and the range audit."""
+"""Typed precision: which parts of the folded model compute narrow, which stay float32 islands, and the range audit."""
 
 from __future__ import annotations
 
@@ -11,47 +11,54 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from acd_edge.errors import ExportError
-from acd_edge.export.graph import FoldedAcdClip, Outputs, constant
+from acd_edge.export.graph import NARROW, ConvBranch, FoldedAcdClip, Outputs, constant
 from acd_edge.export.trace import state_of, trace_module, watch_module
 
-__all__ = ["PRECISIONS", "RANGE_LIMIT", "Precision", "WideProducts", "audit_ranges", "check_ranges", "halve"]
+__all__ = [
+    "PRECISIONS", "RANGE_LIMIT", "Precision", "WideProducts", "audit_ranges", "check_ranges", "halve", "narrowed",
+]  # fmt: skip
 
-Precision = Literal["fp32", "fp16"]
-PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8")
 _PRODUCTS = frozenset({"matmul", "__matmul__", "conv2d"})
 RANGE_LIMIT = 65504 / 8  # an eighth of the largest float16: pictures that nobody has tried may reach higher
 
 
-def halve(folded: FoldedAcdClip) -> FoldedAcdClip:
-    """A copy in float16 with float32 islands: LayerNorms, L2 and token norms, gates and all that follows the heads.
+def narrowed(folded: FoldedAcdClip, dtype: torch.dtype) -> FoldedAcdClip:
+    """A copy in float16 or bfloat16 with float32 islands: LayerNorms, L2 and token norms, gates, all after the heads.
 
     The types are in the module, so that torch on a CPU computes what the typed graph means. The islands' parameters
-    are shared with `folded`.
+    are shared with `folded`. In bfloat16 the small convolutions stay float32 too: ONNX's Conv of opset 20 lacks it.
     """
     shared = {id(tensor): tensor for tensor in state_of(folded).values()}
     typed = copy.deepcopy(folded, shared)
-    _halve(typed)
+    _narrow(typed, dtype)
     return typed
 
 
-def _halve(module: nn.Module) -> None:
-    if getattr(module, "island", False):
+def halve(folded: FoldedAcdClip) -> FoldedAcdClip:
+    """`narrowed` to float16."""
+    return narrowed(folded, torch.float16)
+
+
+def _narrow(module: nn.Module, dtype: torch.dtype) -> None:
+    if getattr(module, "island", False) or (isinstance(module, ConvBranch) and dtype == torch.bfloat16):
         return
     for name, parameter in module.named_parameters(recurse=False):
-        setattr(module, name, constant(parameter.to(torch.float16)))
+        setattr(module, name, constant(parameter.to(dtype)))
     for child in module.children():
-        _halve(child)
+        _narrow(child, dtype)
 
 
 class WideProducts(TorchFunctionMode):
-    """Within it, products of float16 tensors are summed in float32 and rounded once, as tensor cores do.
+    """Within it, products of narrow tensors are summed in float32 and rounded once, as tensor cores do.
 
     torch's own float16 products on a CPU do the same, 25 times slower where the processor has no float16 arithmetic.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.__name__ in _PRODUCTS and args[0].dtype == torch.float16:
-            return func(args[0].float(), args[1].float(), *args[2:], **(kwargs or {})).to(torch.float16)
+        if func.__name__ in _PRODUCTS and (narrow := args[0].dtype) in NARROW:
+            return func(args[0].float(), args[1].float(), *args[2:], **(kwargs or {})).to(narrow)
         return func(*args, **(kwargs or {}))
 
 
@@ -93,7 +100,9 @@ def check_ranges(ranges: Mapping[str, float], limit: float = RANGE_LIMIT) -> Non
     if beyond:
         named = ", ".join(f"{name} reaches {ranges[name]:,.0f}" for name in beyond[:3])
         more = f" and {len(beyond) - 3} more" if len(beyond) > 3 else ""
-        raise ExportError(f"float16 ends at 65,504 and this model comes too near: {named}{more}; export with --fp32")
+        raise ExportError(
+            f"float16 ends at 65,504 and this model comes too near: {named}{more}; export with --bf16 or --fp32"
+        )
 
 
 def _read_by(node: Any, seen: Mapping[str, float], ranges: Mapping[str, float]) -> float:

@@ -14,8 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -26,8 +24,10 @@ from acd_edge.lazy import require
 
 TYPES: Mapping[torch.dtype, str] = {
     torch.float16: "FLOAT16",
+    torch.bfloat16: "BFLOAT16",
     torch.float32: "FLOAT",
     torch.uint8: "UINT8",
+    torch.int8: "INT8",
     torch.int64: "INT64",
     torch.bool: "BOOL",
 }
@@ -53,7 +53,7 @@ class Trace:
     """
 
     nodes: list[Any] = field(default_factory=list)
-    constants: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
+    constants: dict[str, Tensor] = field(default_factory=dict)
     values: dict[str, Value] = field(default_factory=dict)
 
 
@@ -168,19 +168,28 @@ class _Recorder(TorchFunctionMode):
 
     def integers(self, values: Sequence[int] | int) -> str:
         """An int64 constant, stored once for all that use the same."""
-        array = np.asarray(values, dtype=np.int64)
-        label = "x".join(map(str, array.reshape(-1).tolist())) + ("" if array.ndim else "_scalar")
-        return self.constant(f"constant/int64_{label}", array)
+        each = [values] if isinstance(values, int) else list(values)
+        label = "x".join(map(str, each)) + ("_scalar" if isinstance(values, int) else "")
+        return self.constant(f"constant/int64_{label}", torch.tensor(values, dtype=torch.int64))
 
     def scalar(self, value: float, like: Tensor) -> str:
         """A constant of the type of `like`."""
         kind = str(like.dtype).removeprefix("torch.")
-        return self.constant(f"constant/{kind}_{value}", np.asarray(value, dtype=kind))
+        return self.constant(f"constant/{kind}_{value}", torch.tensor(value, dtype=like.dtype))
 
-    def constant(self, name: str, array: npt.NDArray[Any]) -> str:
+    def constant(self, name: str, tensor: Tensor) -> str:
         """Store a constant under its name."""
-        self.trace.constants[name] = array
+        self.trace.constants[name] = tensor
         return name
+
+    def zero_point(self, scale: Tensor) -> str:
+        """Zeros for a scale, new ones for each node.
+
+        ONNX Runtime 1.31 takes Q/DQ that it moves for uint8 where they are not written out, joins the DequantizeLinear
+        of layers that read the same tensor where they are shared, and then runs none of them in INT8.
+        """
+        zeros = torch.zeros(scale.shape, dtype=torch.int8)
+        return self.constant(self.fresh(f"{self.path[-1]}/zero_point"), zeros)
 
     def finish(self, results: list[Tensor], outputs: Sequence[str]) -> None:
         """Give the results the names of the graph's outputs; one that is a parameter as it stands gets a node."""
@@ -238,6 +247,15 @@ def reduction(kind: str) -> Translation:
 def _cast(to: _Recorder, made: Made, x: Tensor, *_: Any) -> None:
     onnx = require("onnx", "export")
     to.add("Cast", [x], made, to=getattr(onnx.TensorProto, TYPES[made[0].dtype]))
+
+
+def _quantize(to: _Recorder, made: Made, x: Tensor, scale: Tensor) -> None:
+    to.add("QuantizeLinear", [x, scale, to.zero_point(scale)], made)
+
+
+def _dequantize(to: _Recorder, made: Made, q: Tensor, scale: Tensor) -> None:
+    axis = {"axis": q.ndim - 1} if scale.ndim else {}
+    to.add("DequantizeLinear", [q, scale, to.zero_point(scale)], made, **axis)
 
 
 def _softmax(to: _Recorder, made: Made, x: Tensor, *, dim: int) -> None:
@@ -335,6 +353,8 @@ TRANSLATIONS: Mapping[str, Translation] = {
     "layer_norm": _layer_norm,
     "clamp_min": _clamp_min,
     "conv2d": _conv2d,
+    "quantize_linear": _quantize,
+    "dequantize_linear": _dequantize,
     "to": _cast,
     "float": _cast,
     "reshape": _reshape,

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from acd_edge.cli.backend import BACKEND_NAMES
+from acd_edge.cli.export_precision import CALIB_COUNT, METHOD_NAMES, Wanted, described, with_precision
 from acd_edge.config import DOMAINS, Domain
-from acd_edge.errors import CheckpointError, UsageError
+from acd_edge.errors import CheckpointError
 
 if TYPE_CHECKING:
     from acd_edge.checkpoint import CheckpointInfo
     from acd_edge.export.bundle import ExportReport
-    from acd_edge.export.precision import Precision
 
 LICENCE_FILE = "LICENSE-WEIGHTS"
 BUILTIN_NAME = "compact"
@@ -26,7 +27,19 @@ BUILTIN_LICENCE = f"research use only, see {LICENCE_FILE}"
 @click.command()
 @click.argument("checkpoint", type=click.Path(path_type=Path), required=False)
 @click.option("--fp16", is_flag=True, help="Half precision with float32 islands, for TensorRT; the default.")
-@click.option("--fp32", is_flag=True, help="Single precision, fastest on a CPU.")
+@click.option("--fp32", is_flag=True, help="Single precision, for a CPU.")
+@click.option("--bf16", is_flag=True, help="bfloat16, for TensorRT, where a model comes near float16's end.")
+@click.option("--int8", is_flag=True, help="INT8 linear layers; with --fp32 for a CPU, else for TensorRT.")
+@click.option("--calib", type=click.Path(path_type=Path), metavar="DIR",
+              help="Pictures that INT8's ranges are measured on, of any product.")  # fmt: skip
+@click.option("--calib-method", type=click.Choice(METHOD_NAMES), help="How; percentile unless given.")
+@click.option("--calib-count", type=click.IntRange(min=1), metavar="N",
+              help=f"Pictures at most, {CALIB_COUNT} unless given.")  # fmt: skip
+@click.option("--max-drop", type=click.FloatRange(0, 100), metavar="POINTS",
+              help="Choose the precision: the fastest that loses no more pixel AUROC on --data.")  # fmt: skip
+@click.option("--data", type=click.Path(path_type=Path), multiple=True, metavar="DIR",
+              help="Labelled pictures that --max-drop is judged on; none may lie in --calib.")  # fmt: skip
+@click.option("--backend", type=click.Choice(BACKEND_NAMES), help="What --max-drop measures on.")
 @click.option("--size", type=click.IntRange(min=1), help="Input side in pixels; the checkpoint's own unless given.")
 @click.option("--domain", type=click.Choice(DOMAINS), help="Use that smoothing and score mix are for.")
 @click.option("--product", "products", multiple=True, metavar="NAME[='words']",
@@ -41,6 +54,14 @@ def command(
     checkpoint: Path | None,
     fp16: bool,
     fp32: bool,
+    bf16: bool,
+    int8: bool,
+    calib: Path | None,
+    calib_method: str | None,
+    calib_count: int | None,
+    max_drop: float | None,
+    data: tuple[Path, ...],
+    backend: str | None,
     size: int | None,
     domain: Domain | None,
     products: tuple[str, ...],
@@ -52,11 +73,13 @@ def command(
 ) -> None:
     """Fold CHECKPOINT (the built-in one unless given) and write a bundle.
 
-    The fold changes no number; its report shows parameters and multiply-adds before and after, and the largest
-    difference on made pictures.
+    The fold changes no number; its report shows parameters and multiply-adds before and after, the largest difference
+    on made pictures, and how far a narrower precision drifts.
     """
-    if fp16 and fp32:
-        raise UsageError("give --fp16 or --fp32, not both")
+    wanted = Wanted(
+        fp16=fp16, fp32=fp32, bf16=bf16, int8=int8, calib=calib, calib_method=calib_method, calib_count=calib_count,
+        max_drop=max_drop, data=data, backend=backend,
+    )  # fmt: skip
     from acd_edge.checkpoint import builtin_checkpoint, load_checkpoint, read_info
     from acd_edge.lazy import require
     from acd_edge.runtime.bundle_write import check_target
@@ -67,9 +90,8 @@ def command(
         raise CheckpointError("this installation carries no built-in checkpoint; name one: acd-edge export CKPT")
     words = dict(parse_product(product) for product in products)
     info = read_info(path)
-    precision: Precision = "fp32" if fp32 else "fp16"
     name = BUILTIN_NAME if checkpoint is None else path.resolve().name
-    target = output or Path(f"{name}-{size or info.config.size}-{precision}")
+    target = output or Path(f"{name}-{size or info.config.size}-{wanted.label}")
     check_target(target, force)  # before the work, and before torch
     for module in ("torch", "onnx"):
         require(module, "export")
@@ -82,16 +104,25 @@ def command(
         model.config = model.config.with_(domain=domain)
     options = ExportOptions(
         name=name,
-        precision=precision,
         products=words,
         tokenizer_json=tokenizer_json(model.config) if with_text_encoder else None,
         source=_source(path, info),
         **_beside(path, info.training, builtin=checkpoint is None),
     )
-    report = export_bundle(
-        model, target, tokenizer_for(model.config), options, force=force, progress=partial(click.echo, err=True)
-    )
-    click.echo(json.dumps(_values(report)) if as_json else _report(report))
+    progress = partial(click.echo, err=True)
+    found = None
+    if wanted.max_drop is None:
+        options = with_precision(model, options, wanted, progress)
+    else:
+        from acd_edge.cli.export_search import search_precision
+
+        found = search_precision(model, options, wanted, target, progress)
+        options = found.options
+    report = export_bundle(model, target, tokenizer_for(model.config), options, force=force, progress=progress)
+    if as_json:
+        click.echo(json.dumps(_values(report) | ({} if found is None else {"search": found.to_dict()})))
+    else:
+        click.echo(_report(report) if found is None else f"{found.table()}\n\n{_report(report)}")
 
 
 def _source(path: Path, info: CheckpointInfo) -> dict[str, Any]:
@@ -130,6 +161,7 @@ def _values(report: ExportReport) -> dict[str, Any]:
         "products": dict(manifest.products),
         "fold": dict(manifest.fold),
         "largest_float16": max(report.ranges.values(), default=None),
+        "int8": manifest.source.get("int8"),
     }
 
 
@@ -145,7 +177,17 @@ def _report(report: ExportReport) -> str:
         before, after = fold[f"{key}_before"], fold[f"{key}_after"]
         lines.append(f"{title:<18}{before:>16,}{after:>16,}{before / after:>9.2f} times fewer")
     lines.append(f"largest difference on made pictures: {fold['largest_difference']:.1e}")
+    lines += _drift_lines(fold.get("drift", {}), manifest.precision)
+    if int8 := manifest.source.get("int8"):
+        lines.append(f"INT8: {described(int8)}")
     if report.ranges:
         name = max(report.ranges, key=lambda each: report.ranges[each])
         lines.append(f"largest float16 value: {report.ranges[name]:,.0f} of 65,504, {name}")
     return "\n".join(lines)
+
+
+def _drift_lines(drift: Mapping[str, Mapping[str, float]], precision: str) -> list[str]:
+    return [
+        f"drift of {precision}, {name}: cosine {apart['cosine']:.6f}, largest difference {apart['difference']:.1e}"
+        for name, apart in drift.items()
+    ]

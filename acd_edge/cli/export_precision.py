@@ -1,0 +1,139 @@
+"""Which precision `acd-edge export` was asked for, and INT8's ranges from a folder of pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from acd_edge.errors import UsageError
+
+if TYPE_CHECKING:
+    from acd_edge.calib.ranges import Method
+    from acd_edge.export.bundle import ExportOptions
+    from acd_edge.export.int8 import Base, Int8Plan
+    from acd_edge.export.precision import Precision
+    from acd_edge.model import AcdClip
+    from acd_edge.runtime.preprocess import Pixels
+
+CALIB_COUNT = 128
+METHOD_NAMES = ("percentile", "minmax", "entropy")
+"""Those of `acd_edge.calib.ranges`, repeated here so that a help page imports no numpy; a test compares."""
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What the flags of precision said.
+
+    Raises:
+        UsageError: they cannot be combined.
+    """
+
+    fp16: bool = False
+    fp32: bool = False
+    bf16: bool = False
+    int8: bool = False
+    calib: Path | None = None
+    calib_method: str | None = None
+    calib_count: int | None = None
+    max_drop: float | None = None
+    data: tuple[Path, ...] = ()
+    backend: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.fp16 and self.fp32:
+            raise UsageError("give --fp16 or --fp32, not both")
+        if self.bf16 and (self.fp16 or self.fp32 or self.int8):
+            raise UsageError("--bf16 stands alone; INT8 goes with --fp16, for TensorRT, or --fp32, for a CPU")
+        self._check_calibration()
+        self._check_search()
+
+    def _check_calibration(self) -> None:
+        if self.int8 and self.calib is None:
+            raise UsageError("--int8 needs --calib DIR, a folder of pictures that its ranges are measured on")
+        if self.calib is not None and not self.int8 and self.max_drop is None:
+            raise UsageError("--calib is for --int8 and --max-drop; add one of them, or leave --calib away")
+        for flag, given in (("--calib-method", self.calib_method), ("--calib-count", self.calib_count)):
+            if given is not None and self.calib is None:
+                raise UsageError(f"{flag} says how --calib is used; add --calib DIR, or leave {flag} away")
+
+    def _check_search(self) -> None:
+        if self.max_drop is None:
+            for flag, given in (("--data", self.data), ("--backend", self.backend)):
+                if given:
+                    raise UsageError(f"{flag} is for --max-drop; add it, or leave {flag} away")
+            return
+        if not self.data:
+            raise UsageError("--max-drop needs --data DIR, labelled pictures that the drop is measured on")
+        if self.int8 or self.bf16:
+            raise UsageError("--max-drop chooses the precision itself; leave --int8 and --bf16 away")
+
+    @property
+    def precision(self) -> Precision:
+        """Of the graph, where the flags say it."""
+        if self.int8:
+            return "int8"
+        if self.bf16:
+            return "bf16"
+        return "fp32" if self.fp32 else "fp16"
+
+    @property
+    def base(self) -> Base:
+        """What INT8's other layers compute in."""
+        return "fp32" if self.fp32 else "fp16"
+
+    @property
+    def label(self) -> str:
+        """The part of the bundle's name that tells the precision."""
+        if self.max_drop is not None:
+            return "chosen"
+        return f"int8-{self.base}" if self.int8 else self.precision
+
+
+def with_precision(model: AcdClip, options: ExportOptions, wanted: Wanted, progress: Progress) -> ExportOptions:
+    """The options with the precision that was asked for; INT8 is calibrated for them."""
+    plan = int8_plan(model, wanted, progress) if wanted.int8 else None
+    return replace(options, precision=wanted.precision, int8=plan)
+
+
+def int8_plan(model: AcdClip, wanted: Wanted, progress: Progress) -> Int8Plan:
+    """Measure INT8's ranges on the folder of `--calib`."""
+    from acd_edge.calib.pictures import find_pictures
+    from acd_edge.calib.ranges import DEFAULT_METHOD
+    from acd_edge.cli.data import Progress as Counter
+    from acd_edge.export.fold import fold
+    from acd_edge.export.int8 import Int8Plan, observe_inputs
+    from acd_edge.export.smooth import smoothed, smoothing_factors
+
+    assert wanted.calib is not None
+    chosen = find_pictures(wanted.calib, wanted.calib_count or CALIB_COUNT)
+    folded, total = fold(model), len(chosen.paths)
+    progress(f"calibrate on {total} of the {chosen.found} pictures in {wanted.calib}")
+
+    def counted(what: str) -> Iterator[Pixels]:
+        tell = Counter(what)
+        for done, picture in enumerate(chosen.read(folded.size)):
+            yield picture
+            tell(done + 1, total)
+
+    smoothing = smoothing_factors(folded, counted("pictures read for the largest value of each channel"))
+    return Int8Plan(
+        magnitudes=observe_inputs(smoothed(folded, smoothing), counted("pictures read for the ranges")),
+        smoothing=smoothing,
+        method=cast("Method", wanted.calib_method or DEFAULT_METHOD),
+        base=wanted.base,
+        pictures={"pictures": total, "pictures_sha256": chosen.sha256},
+    )
+
+
+def described(record: Mapping[str, Any]) -> str:
+    """The manifest's record of a calibration in words."""
+    percentile = f" {record['percentile']:g}" if "percentile" in record else ""
+    left_out = f", {len(record['left_out'])} left out" if record["left_out"] else ""
+    return (
+        f"{record['groups']} groups of linear layers in a graph of {record['base']}{left_out}; "
+        f"{record['method']}{percentile} of {record['pictures']} pictures"
+    )
