@@ -84,6 +84,8 @@ def _deserialised(trt: Any, digest: str, plan: bytes) -> LoadedEngine:
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None and "memory" in log.last.lower():
         raise DeviceError(f"the GPU has no memory for the engine{_said(log)}; end what else uses it")
+    if engine is None and "cudaError" in log.last:
+        raise DeviceError(f"TensorRT {trt.__version__} cannot use the GPU{_said(log)}; see acd-edge doctor")
     if engine is None:
         raise EngineError(
             f"TensorRT {trt.__version__} cannot load the engine{_said(log)}; build it again on this machine: "
