@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,6 +103,18 @@ class BackendOptions:
     device: Device = "auto"
     openvino_precision: OpenVinoPrecision = "f32"
     cuda: Binding = "auto"
+
+    def __post_init__(self) -> None:
+        known: Mapping[str, tuple[str, ...]] = {
+            "device": DEVICES,
+            "openvino_precision": get_args(OpenVinoPrecision),
+            "cuda": get_args(Binding),
+        }
+        for name, values in known.items():
+            if (value := getattr(self, name)) not in values:
+                raise ConfigError(f"unknown {name} {value!r}; known are {', '.join(values)}")
+        if self.threads is not None and self.threads < 1:
+            raise ConfigError(f"threads must be at least 1, got {self.threads}")
 
 
 class _Opener(Protocol):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from acd_edge.errors import BackendError, DeviceError
+from acd_edge.errors import BackendError, ConfigError, DeviceError
 from acd_edge.runtime.backends import BackendOptions, GraphFile, open_backend
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
@@ -111,6 +111,21 @@ def test_the_cpu_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     ort = Ort("yes")
     assert opened(monkeypatch, ort, device="cpu").name == "onnxruntime"
     assert [session.providers for session in ort.sessions] == [[CPU]]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"device": "cuda"}, "unknown device 'cuda'; known are auto, cpu, gpu"),
+        ({"openvino_precision": "fp16"}, "unknown openvino_precision 'fp16'; known are f32, bf16"),
+        ({"cuda": "cupy"}, "unknown cuda 'cupy'"),
+        ({"threads": 0}, "threads must be at least 1, got 0"),
+    ],
+    ids=str,
+)
+def test_options_check_themselves(values: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        BackendOptions(**values)
 
 
 def test_bf16_is_refused_on_the_cpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
