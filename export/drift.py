@@ -62,7 +62,8 @@ class Apart:
         return self.difference is not None
 
 
-class Change(NamedTuple):
+@dataclass(frozen=True)
+class Change:
     """An AUROC of the reference and of what is verified, and the least by which one can change: a pair's share."""
 
     before: float

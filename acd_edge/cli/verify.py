@@ -200,9 +200,10 @@ class _Subject:
         return backend
 
     def _load_engine(self, graph: GraphFile) -> Backend:
-        """The engine that is there, in whatever state: to verify one that failed must be possible."""
+        """The engine that is there, in whatever state, since one that failed may be verified again; else a new one."""
+        from acd_edge.export.engine import compile_bundle
         from acd_edge.runtime.backends import check_options
-        from acd_edge.runtime.backends.trt import TrtBackend, usable_engine
+        from acd_edge.runtime.backends.trt import TrtBackend
         from acd_edge.runtime.cuda import open_cuda
         from acd_edge.runtime.engines import newest_engine
         from acd_edge.runtime.trt_module import load_tensorrt
@@ -211,7 +212,8 @@ class _Subject:
         trt, cuda = load_tensorrt(), open_cuda(self._how.cuda)
         engine = newest_engine(graph.digest, trt.__version__, cuda.facts)
         if engine is None:
-            engine = usable_engine(graph, trt.__version__, cuda.facts)  # raises, and says what to do
+            built = compile_bundle(self._bundle, verify=False, progress=_tell, cuda=cuda, trt=trt)
+            engine = next(each for each in built if each.record.key.graph == graph.digest)
         return TrtBackend.of_engine(engine, cuda=cuda, trt=trt)
 
 

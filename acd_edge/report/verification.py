@@ -54,14 +54,14 @@ _TITLES = {
 def _advice(report: VerifyReport, check: Check, bisection: Bisection | None) -> str:
     if check.against in ("text", "text-checkpoint", "golden-checkpoint"):
         return "export the bundle again"
-    other = {"fp32": "", "bf16": ", or export --fp32", "fp16": ", or export --fp32 or --bf16"}
+    other = {"fp32": "", "bf16": "; or export --fp32", "fp16": "; or export --fp32 or --bf16"}
     if bisection is None:
-        find = f"find the block with: acd-edge verify {report.bundle} --bisect"
+        find = "find the block: add --bisect"
     elif bisection.first is None:
         find = "no block departs by itself"
     else:
         find = f"the first block that departs is {bisection.first}"
-    return find + other.get(report.precision, ", or export --fp16")
+    return find + other.get(report.precision, "; or export --fp16")
 
 
 def _excess(check: Check) -> float:
