@@ -18,6 +18,7 @@ from acd_edge.errors import CheckpointError
 if TYPE_CHECKING:
     from acd_edge.checkpoint import CheckpointInfo
     from acd_edge.export.bundle import ExportReport
+    from acd_edge.runtime.manifest import Manifest
 
 LICENCE_FILE = "LICENSE-WEIGHTS"
 BUILTIN_NAME = "compact"
@@ -49,6 +50,7 @@ BUILTIN_LICENCE = f"research use only, see {LICENCE_FILE}"
               help="Folder, or zip with .acd; ./<name>-<size>-<precision> unless given.")  # fmt: skip
 @click.option("--clip-weights", type=click.Path(path_type=Path), help="CLIP weights, where they have moved.")
 @click.option("--force", is_flag=True, help="Replace a bundle that is there.")
+@click.option("--no-compile", is_flag=True, help="Build no TensorRT engine afterwards, where TensorRT is.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the report.")
 def command(
     checkpoint: Path | None,
@@ -69,12 +71,14 @@ def command(
     output: Path | None,
     clip_weights: Path | None,
     force: bool,
+    no_compile: bool,
     as_json: bool,
 ) -> None:
     """Fold CHECKPOINT (the built-in one unless given) and write a bundle.
 
     The fold changes no number; its report shows parameters and multiply-adds before and after, the largest difference
-    on made pictures, and how far a narrower precision drifts.
+    on made pictures, and how far a narrower precision drifts. Where TensorRT and a GPU are, it goes on as `compile`
+    does, but for graphs that are meant for a CPU.
     """
     wanted = Wanted(
         fp16=fp16, fp32=fp32, bf16=bf16, int8=int8, calib=calib, calib_method=calib_method, calib_count=calib_count,
@@ -123,6 +127,16 @@ def command(
         click.echo(json.dumps(_values(report) | ({} if found is None else {"search": found.to_dict()})))
     else:
         click.echo(_report(report) if found is None else f"{found.table()}\n\n{_report(report)}")
+    if not no_compile and _is_for_tensorrt(report.manifest):
+        from acd_edge.cli.compile import compile_exported
+
+        compile_exported(target)
+
+
+def _is_for_tensorrt(manifest: Manifest) -> bool:
+    """Whether the graph is one that TensorRT runs well: float32, and INT8 around float32, are for a CPU."""
+    int8 = manifest.source.get("int8") or {}
+    return bool(int8.get("base", manifest.precision) != "fp32")
 
 
 def _source(path: Path, info: CheckpointInfo) -> dict[str, Any]:

@@ -52,7 +52,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def bundle(checkpoint: Path) -> Path:
     path = checkpoint.parent / "made" / "bench-bundle"
-    result = call("export", checkpoint, "--with-text-encoder", "--product", "A7=steel bracket", "-o", path)
+    with pytest.MonkeyPatch.context() as without:
+        without.setitem(sys.modules, "tensorrt", None)
+        result = call("export", checkpoint, "--with-text-encoder", "--product", "A7=steel bracket", "-o", path)
+    assert f"on the device that will run it: acd-edge compile {path}" in result.stderr
     assert "times fewer" in result.stdout
     assert "float16" in result.stdout
     assert "fold" in result.stderr
@@ -103,6 +106,7 @@ def test_fp32_other_size_domain_and_zip(checkpoint: Path, tmp_path: Path) -> Non
     result = call("export", checkpoint, "--fp32", "--size", 28, "--domain", "medical", "-o", path, "--json")
     values: dict[str, Any] = json.loads(result.stdout)
     assert (values["precision"], values["size"], values["domain"]) == ("fp32", 28, "medical")
+    assert "acd-edge compile" not in result.stderr  # float32 is for a CPU
     with Bundle.open(path) as opened:
         assert opened.manifest.score_mix == (0.5, 0.5)
         assert opened.text_encoder_path is None

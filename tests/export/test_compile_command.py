@@ -12,10 +12,11 @@ from click.testing import CliRunner, Result
 
 from acd_edge.cli import cli
 from acd_edge.cli.compile import compile_exported
+from acd_edge.cli.export import _is_for_tensorrt
 from acd_edge.errors import DeviceError, EngineError
 from tests.fake_builder import FakeBuilderRT
 from tests.fake_gpu import FakeCuda
-from tests.tiny_bundle import write_true_bundle
+from tests.tiny_bundle import tiny_manifest, write_true_bundle
 
 
 class Device(FakeCuda):
@@ -129,3 +130,19 @@ def test_export_says_what_to_do_where_there_is_no_gpu(
     monkeypatch.setattr("acd_edge.runtime.cuda.open_cuda", absent)
     assert compile_exported(bundle) == []
     assert "no GPU to use here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("precision", "source", "wanted"),
+    [
+        ("fp16", {}, True),
+        ("bf16", {}, True),
+        ("fp32", {}, False),
+        ("int8", {"int8": {"base": "fp16"}}, True),
+        ("int8", {"int8": {"base": "fp32"}}, False),
+    ],
+)
+def test_graphs_for_a_cpu_get_no_engine_at_the_end_of_an_export(
+    precision: str, source: dict[str, Any], wanted: bool
+) -> None:
+    assert _is_for_tensorrt(tiny_manifest(precision=precision, source=source)) is wanted
