@@ -30,6 +30,7 @@ from acd_edge.export.graph import FoldedAcdClip
 from acd_edge.export.int8 import observe_inputs, quantised
 from acd_edge.export.judge import Shown
 from acd_edge.export.precision import WideProducts, narrowed
+from acd_edge.export.smooth import smoothed, smoothing_factors
 from acd_edge.model import AcdClip
 from acd_edge.model.weights import tokenizer_for
 from acd_edge.runtime.preprocess import DEFAULT_RESIZE
@@ -67,13 +68,14 @@ def main() -> None:
 
 def typed_models(folded: FoldedAcdClip, calibration: Sequence[Shown]) -> dict[str, FoldedAcdClip]:
     """The folded model in every precision; INT8 as export makes it, between float16 neighbours, every layer."""
-    seen = observe_inputs(folded, (each.read().pixels for each in calibration))
-    half = narrowed(folded, torch.float16)
+    pictures = [each.read().pixels for each in calibration]
+    even = smoothed(folded, smoothing_factors(folded, pictures))
+    ranges = {name: each.range() for name, each in observe_inputs(even, pictures).items()}
     return {
         "fp32": folded,
-        "fp16": half,
+        "fp16": narrowed(folded, torch.float16),
         "bf16": narrowed(folded, torch.bfloat16),
-        "int8": quantised(half, folded, {name: each.range() for name, each in seen.items()}),
+        "int8": quantised(narrowed(even, torch.float16), even, ranges),
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy.typing as npt
 from acd_edge.errors import DataError, SourceError
 from acd_edge.export.drift import Apart, Change, Drift, Said, Tally, apart_of
 from acd_edge.export.references import Encode, Reference, Says, Source
-from acd_edge.export.tolerance import TOLERANCES, Tolerance
+from acd_edge.export.tolerance import LIMIT_OF, TOLERANCES, Tolerance
 from acd_edge.runtime.bundle import Bundle, threshold_of
 from acd_edge.runtime.bundle_files import Golden
 
@@ -25,7 +26,6 @@ MARKED = 0.5
 """From which on a pixel counts as marked, for a product without a calibrated threshold."""
 FREE_PAIRS = 2
 """Pairs of a good and a defective picture that may change places besides: near scores do within any tolerance."""
-_LIMITS: Mapping[str, str] = {"anomaly_map": "map", "class_score": "class_score", "fusion_weights": "fusion"}
 
 
 class Read(NamedTuple):
@@ -100,10 +100,17 @@ class Comparison:
 
 
 class Judge:
-    """Compares with one reference after the other, under one tolerance."""
+    """Compares with one reference after the other.
 
-    def __init__(self, bundle: Bundle, tolerance: Tolerance) -> None:
+    Args:
+        bundle: what is verified, and what it carries.
+        tolerance: what is allowed.
+        on_golden: the same on the golden pictures, where more is known of them.
+    """
+
+    def __init__(self, bundle: Bundle, tolerance: Tolerance, on_golden: Tolerance | None = None) -> None:
         self._bundle, self._tolerance = bundle, tolerance
+        self._on_golden = on_golden or tolerance
 
     def golden(self, subject: Says, golden: Golden) -> Comparison:
         """With the samples that the bundle carries, the outputs of the float32 source."""
@@ -111,7 +118,7 @@ class Judge:
         for name, pixels, features, wanted in _samples(golden):
             tally.add(name, subject(pixels, features), wanted, threshold=MARKED)
         title = f"the graph against the {len(golden.image)} golden samples of the bundle, outputs of its float32 source"
-        return self._compared("golden", title, tally.drift(), {})
+        return self._compared("golden", title, tally.drift(), self._on_golden)
 
     def source(self, subject: Says, source: Source, golden: Golden) -> list[Comparison]:
         """With the checkpoint: the graph, the golden samples themselves and the text features of the bundle."""
@@ -124,8 +131,8 @@ class Judge:
         kept_title = f"the golden samples of the bundle against {source.reference.name}"
         text_title = f"the text features of the bundle against {source.reference.name}"
         return [
-            self._compared("checkpoint", title, mine.drift(), {}),
-            Judge(self._bundle, TOLERANCES["fp32"])._compared("golden-checkpoint", kept_title, stored.drift(), {}),
+            self._compared("checkpoint", title, mine.drift(), self._on_golden),
+            self._compared("golden-checkpoint", kept_title, stored.drift(), TOLERANCES["fp32"]),
             self._text("text-checkpoint", text_title, source.encode),
         ]
 
@@ -172,7 +179,7 @@ class Judge:
             first = next(iter(failed.values()))
             raise DataError(f"none of the {len(pictures)} pictures could be read; the first: {first}")
         title = f"the graph against {reference.name}, on {drift.pictures} of your pictures"
-        return self._compared("pictures", title, drift, thresholds, failed)
+        return self._compared("pictures", title, drift, self._tolerance, thresholds, failed)
 
     def _tally(self) -> Tally:
         return Tally(self._bundle.manifest.score_mix, self._bundle.manifest.patch)
@@ -187,10 +194,11 @@ class Judge:
         against: str,
         title: str,
         drift: Drift,
-        thresholds: Mapping[str, float],
-        failed: Mapping[str, str] = {},  # read only
+        tolerance: Tolerance,
+        thresholds: Mapping[str, float] = MappingProxyType({}),
+        failed: Mapping[str, str] = MappingProxyType({}),
     ) -> Comparison:
-        checks = tuple(_lines(against, drift, self._tolerance))
+        checks = tuple(_lines(against, drift, tolerance))
         return Comparison(
             against=against, title=title, checks=checks, drift=drift, thresholds=thresholds, failed=failed
         )
@@ -210,7 +218,7 @@ def _samples(golden: Golden) -> Iterator[tuple[str, Pixels, npt.NDArray[np.float
 
 def _lines(against: str, drift: Drift, tolerance: Tolerance) -> Iterator[Check]:
     for output, far in drift.outputs.items():
-        yield from _of_output(against, output, far, tolerance, getattr(tolerance, _LIMITS[output]))
+        yield from _of_output(against, output, far, tolerance, getattr(tolerance, LIMIT_OF[output]))
     yield _at_most(against, "score", "difference", drift.score, tolerance.score, drift.worst_score)
     if drift.overlap is not None:
         least = least_overlap(tolerance.edge, drift.marked, drift.marked_pictures)

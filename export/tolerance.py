@@ -13,10 +13,11 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from types import MappingProxyType
+from typing import Any
 
 from acd_edge.errors import UsageError
 
-__all__ = ["TOLERANCES", "Tolerance", "tolerance_for", "with_overrides"]
+__all__ = ["LIMIT_OF", "TOLERANCES", "Tolerance", "on_golden", "tolerance_for", "with_overrides"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,11 @@ class Tolerance:
         pairs = ((each.name, getattr(self, each.name), getattr(other, each.name)) for each in fields(self))
         return Tolerance(**{name: (min if name in _AT_LEAST else max)(mine, yours) for name, mine, yours in pairs})
 
+
+LIMIT_OF: Mapping[str, str] = MappingProxyType(
+    {"anomaly_map": "map", "class_score": "class_score", "fusion_weights": "fusion"}
+)
+"""Output of the graph -> its limit in `Tolerance`."""
 
 _AT_LEAST = frozenset({"cosine"})
 """Limits that a value may not fall below; the others may not be passed."""
@@ -101,6 +107,33 @@ def tolerance_for(precision: str, *, openvino_precision: str = "f32") -> Toleran
     """
     own = TOLERANCES[precision]
     return own.loosened(TOLERANCES["bf16"]) if openvino_precision == "bf16" else own
+
+
+def on_golden(tolerance: Tolerance, recorded: Mapping[str, Any]) -> Tolerance:
+    """What is allowed on the golden samples, where the export has recorded how far the graph itself is from them.
+
+    Twice that, and a float16's limit beside it for the library's own rounding, where this is narrower: INT8's line must
+    serve models that it suits badly, and one that it suits well shall not be allowed as much.
+
+    Args:
+        tolerance: of the precision.
+        recorded: output -> `cosine` and `difference`, the manifest's `fold["drift"]`; or nothing.
+
+    >>> known = {"anomaly_map": {"cosine": 0.999, "difference": 0.03}}
+    >>> round(on_golden(TOLERANCES["int8"], known).map, 3), on_golden(TOLERANCES["fp16"], known).map
+    (0.14, 0.08)
+    """
+    limits = {output: entry for output, entry in recorded.items() if output in LIMIT_OF and isinstance(entry, Mapping)}
+    if not limits:
+        return tolerance
+    beside = TOLERANCES["fp16"]
+    cosine = min(float(entry.get("cosine", 0)) for entry in limits.values())
+    narrower = {
+        LIMIT_OF[output]: 2 * float(entry.get("difference", math.inf)) + getattr(beside, LIMIT_OF[output])
+        for output, entry in limits.items()
+    }
+    kept = {name: min(limit, getattr(tolerance, name)) for name, limit in narrower.items()}
+    return replace(tolerance, **kept, cosine=max(tolerance.cosine, 1 - 2 * (1 - cosine) - (1 - beside.cosine)))
 
 
 def with_overrides(tolerance: Tolerance, texts: Iterable[str]) -> Tolerance:

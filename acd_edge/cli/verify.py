@@ -79,7 +79,8 @@ def command(
 
     with Bundle.open(builtin_bundle() if bundle is None else bundle) as opened:
         base = tolerance_for(opened.manifest.precision, openvino_precision=how.openvino_precision)
-        subject = _Subject(opened, how, checkpoint, clip_weights, with_overrides(base, tolerances))
+        limits = with_overrides(base, tolerances) if tolerances else None
+        subject = _Subject(opened, how, checkpoint, clip_weights, limits)
         found = asked.found(opened)
         report = subject.verified(found.pictures if found else ())
         bisection = subject.bisected(is_wrong=not report.passed) if bisect else None
@@ -132,7 +133,12 @@ class _Subject:
     """The bundle on the backend that was asked for; it remembers the engines that ran."""
 
     def __init__(
-        self, bundle: Bundle, how: BackendFlags, checkpoint: Path | None, clip_weights: Path | None, limits: Tolerance
+        self,
+        bundle: Bundle,
+        how: BackendFlags,
+        checkpoint: Path | None,
+        clip_weights: Path | None,
+        limits: Tolerance | None,
     ) -> None:
         self._bundle, self._how = bundle, how
         self._checkpoint, self._clip_weights, self._limits = checkpoint, clip_weights, limits
