@@ -33,7 +33,7 @@ MAY_IMPORT = {  # the arrows of the design, besides SHARED; acd_edge itself may 
         "acd_edge.metrics",  # numpy and OpenCV only: verify tells the change of AUROC
     },
 }
-DEVICE = ("acd_edge.runtime", "acd_edge.calib", "acd_edge.device", "acd_edge.doctor")
+DEVICE = ("acd_edge.runtime", "acd_edge.calib", "acd_edge.device", "acd_edge.doctor", "acd_edge.bench")
 
 
 def below(name: str, *parents: str) -> bool:

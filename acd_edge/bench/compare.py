@@ -10,8 +10,10 @@ from acd_edge.bench.results import Result
 from acd_edge.bench.statistics import Comparison, compare_medians
 from acd_edge.bench.stopwatch import ROWS
 
-__all__ = ["Pair", "compare_results", "differences", "to_dict"]
+__all__ = ["Pair", "changed_controls", "compare_results", "differences", "to_dict"]
 
+_BUSY = 0.5  # load of a core before the measuring
+_CONTROLS = ("decode", "preprocess", "draw")  # the same work whatever runs the graph, as long as the source is the same
 _FEW = 30  # frames, below which an interval says little
 _SAME = {
     ("machine", "cpu"): "the processor",
@@ -72,11 +74,30 @@ def differences(a: Result, b: Result) -> list[str]:
             found.append(f"{letter} is not complete: {ending}")
         if throttled := each.fact("throttled"):
             found.append(f"{letter} was throttled: {', '.join(map(str, throttled))}")
+        load, cores = each.fact("machine", "load_before"), each.fact("machine", "usable_cores")
+        if isinstance(load, (int, float)) and isinstance(cores, int) and load > _BUSY * cores:
+            found.append(f"{letter} was measured beside other programs (load {load:g} on {cores} cores)")
         if (count := len(each.samples["end_to_end"])) < _FEW:
             found.append(f"{letter} has only {count} frames")
     if a.samples == b.samples:
         found.append("A and B are the same measurement")
     return found
+
+
+def changed_controls(pairs: Mapping[str, Pair], a: Result, b: Result) -> list[str]:
+    """Stages that do the same in both and differ all the same: then the machine changed, not only what was compared.
+
+    That another size resizes to another side is no such case.
+    """
+    if a.fact("source") != b.fact("source") or a.fact("subject", "size") != b.fact("subject", "size"):
+        return []
+    moved = [name for name in _CONTROLS if name in pairs and pairs[name].comparison.differs]
+    if not moved:
+        return []
+    return [
+        f"{' and '.join(moved)} should cost the same in both and {'differ' if len(moved) > 1 else 'differs'}: the "
+        "machine itself changed in between; measure both again, in turn, with nothing else running"
+    ]
 
 
 def _versions(a: Result, b: Result) -> list[tuple[str, str, str]]:

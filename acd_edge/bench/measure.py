@@ -20,9 +20,10 @@ from acd_edge.runtime.stages import TellsStages, no_lap
 if TYPE_CHECKING:
     from acd_edge.runtime.detector import Detector
 
-__all__ = ["FRAMES", "WARM_UP", "Measurement", "Plan", "measure"]
+__all__ = ["COMPLETE", "FRAMES", "WARM_UP", "Measurement", "Plan", "measure"]
 
 FRAMES, WARM_UP = 200, 20
+COMPLETE, GOING_ON = "complete", "it was still going on"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +56,7 @@ class Measurement:
         warmed: frames of the warm-up that came.
         kept: the frames that count.
         began, ended: of the frames that count, on the stopwatch's clock.
-        ending: empty when all was measured that was asked for, else why not.
+        ending: `complete` when all was measured that was asked for, else why not.
         error: what broke it off, for the exit status.
         live: of a camera or stream: frames read and dropped, and who stamped them.
         scores: least and largest score, to see that something was computed.
@@ -66,7 +67,7 @@ class Measurement:
     kept: Kept = field(default_factory=Kept)
     began: float = 0.0
     ended: float = 0.0
-    ending: str = ""
+    ending: str = GOING_ON
     error: BaseException | None = None
     live: dict[str, int | str] | None = None
     scores: tuple[float, float] = (float("inf"), float("-inf"))
@@ -75,7 +76,7 @@ class Measurement:
     def frames_per_second(self) -> float:
         """Frames that count, by the time they took one after the other; of a live source by the time that passed."""
         seconds = self.ended - self.began if self.live else self.kept.mean("end_to_end") * self.kept.seen / 1e3
-        return self.kept.seen / seconds if seconds > 0 else float("inf")
+        return self.kept.seen / seconds if seconds > 0 else 0.0
 
 
 def measure(
@@ -119,11 +120,12 @@ def measure(
             raise
         measured.error = error
         measured.ending = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)
+    else:
+        measured.ending = _ending(measured, plan)
     finally:
         detector.lap = no_lap
         if teller is not None:
             teller.tell_stages(False)
-    _check_enough(measured, plan)
     if (source := sources[0]).kind == "live" and isinstance(source, LiveSource):
         measured.live = {"read": source.read, "dropped": source.dropped, "timed_by": source.timed_by}
     return measured
@@ -194,7 +196,8 @@ def _frames(sources: Sequence[Source]) -> Generator[Frame, None, None]:
         yield from source.frames()
 
 
-def _check_enough(measured: Measurement, plan: Plan) -> None:
+def _ending(measured: Measurement, plan: Plan) -> str:
+    """How it ended by itself."""
     seen = measured.kept.seen
     if not seen:
         had = measured.warmed + (measured.first is not None)
@@ -202,6 +205,7 @@ def _check_enough(measured: Measurement, plan: Plan) -> None:
             f"the source ended after {had} frames, before one counted; the first and {plan.warm_up} of --warm-up do "
             f"not: give fewer of them, or a longer source"
         )
-    if not measured.ending and not plan.is_done(seen, measured.ended - measured.began):
-        asked = f"{plan.frames}" if plan.frames is not None else f"{plan.seconds:g} s of them"
-        measured.ending = f"the source ended: {seen} frames counted, {asked} were asked for"
+    if plan.is_done(seen, measured.ended - measured.began):
+        return COMPLETE
+    asked = f"{plan.frames}" if plan.frames is not None else f"{plan.seconds:g} s of them"
+    return f"the source ended: {seen} frames counted, {asked} were asked for"

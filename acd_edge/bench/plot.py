@@ -219,8 +219,26 @@ def ladder_plot(rungs: Sequence[Mapping[str, Any]], budget_ms: float, title: str
     x, y = _scale(across, frame.left, frame.right), _scale(up, frame.bottom, frame.top)
     canvas.path([(x(budget_ms), frame.top), (x(budget_ms), frame.bottom)], ORANGE, width=1.5, dashed=True)
     canvas.words((x(budget_ms) + 5, frame.top - 6), f"budget {budget_ms:g} ms", ORANGE)
-    for rung in shown:
-        place = x(rung["p95_ms"]), y(100 * rung["pixel_auroc"])
-        canvas.dots([place], GREEN if rung["fits"] else QUIET, radius=5)
-        canvas.words((place[0], place[1] - 10), rung["name"], INK, size=11, anchor="middle")
+    dots = [(x(rung["p95_ms"]), y(100 * rung["pixel_auroc"])) for rung in shown]
+    for rung, dot in zip(shown, dots, strict=True):
+        canvas.dots([dot], GREEN if rung["fits"] else QUIET, radius=5)
+    for rung, place in zip(shown, _free_places([rung["name"] for rung in shown], dots), strict=True):
+        canvas.words(place, rung["name"], INK, size=11, anchor="middle")
     return canvas
+
+
+def _free_places(names: Sequence[str], dots: Sequence[Point]) -> list[Point]:
+    """Baselines for the middles of names near their dots: above, below, or further away where others are."""
+    taken: list[tuple[float, float, float]] = [(x, y + 4, 14.0) for x, y in dots]
+    found = []
+    for name, (x, y) in zip(names, dots, strict=True):
+        wide = 6.5 * len(name)
+        spots = [(x, y + rise) for rise in (-10, 19, -24, 33, -38, 47)]
+        spot = next((each for each in spots if not any(_meets(each, wide, other) for other in taken)), spots[0])
+        taken.append((*spot, wide))
+        found.append(spot)
+    return found
+
+
+def _meets(spot: Point, wide: float, other: tuple[float, float, float]) -> bool:
+    return abs(spot[0] - other[0]) < (wide + other[2]) / 2 and abs(spot[1] - other[1]) < 12

@@ -36,7 +36,7 @@ def document(measured: Measurement, facts: Mapping[str, Any]) -> dict[str, Any]:
         "kind": KIND,
         "schema": SCHEMA,
         **facts,
-        "ending": measured.ending or "complete",
+        "ending": measured.ending,
         "cold": None if measured.first is None else {"first_frame_ms": _rounded(measured.first)},
         "warm_up_frames": measured.warmed,
         "frames": kept.seen,

@@ -15,6 +15,7 @@ _STAMPS = {
     "driver": "the camera driver's stamp of the buffer",
     "arrival": "the moment OpenCV gave the frame; exposure, transfer and decoding before it are not seen",
 }
+_BUSY = 0.5  # load of a core before we began
 _FEW = 100  # frames, below which the 99th percentile is about the maximum
 
 
@@ -145,6 +146,9 @@ def notes(values: Mapping[str, Any]) -> list[str]:
     """What has to be known to read the numbers."""
     live, rows = values["live"], values["rows_ms"]
     found = []
+    load, cores = values["machine"]["load_before"], values["machine"]["usable_cores"]
+    if load is not None and load > _BUSY * cores:
+        found.append(f"other programs were busy (load {load:g} on {cores} cores); their share is in these times")
     if values["ending"] != "complete":
         found.append(f"{values['ending']}; {values['frames']} frames count")
     if rows["copy"] is None:

@@ -76,6 +76,7 @@ def jetson_root(root: Path, *, milliamperes: int = 1000) -> Path:
             "sys__class__devfreq__17000000.gpu__min_freq": 1020000000,
             "sys__class__devfreq__17000000.gpu__max_freq": 1020000000,
             "sys__class__hwmon__hwmon2__oc3_event_cnt": 4,
+            "proc__loadavg": "3.20 1.00 0.50 1/200 4711",
             "proc__meminfo": "MemTotal:        7802400 kB",
             "proc__self__status": "VmHWM:\t  204800 kB\nVmRSS:\t  102400 kB",
         },

@@ -89,7 +89,7 @@ def test_each_stage_gets_the_time_of_its_own_part_of_the_runtime(detector: Detec
     assert found == {
         **COSTS, "copy": None, "other": 0, "end_to_end": WHOLE, "decision": WHOLE - COSTS["draw"],
     }  # fmt: skip
-    assert (measured.kept.seen, measured.warmed, measured.ending) == (5, 2, "")
+    assert (measured.kept.seen, measured.warmed, measured.ending) == (5, 2, "complete")
     assert measured.frames_per_second == pytest.approx(1e3 / WHOLE)
 
 
@@ -173,7 +173,7 @@ def test_the_first_frame_is_told_apart(detector: Detector, clock: Clock, monkeyp
 
 def test_pictures_begin_again_and_a_video_ends(detector: Detector, clock: Clock) -> None:
     pictures = [MadeSource(clock, kind="picture"), MadeSource(clock, kind="picture")]
-    assert measure(detector, pictures, Plan(frames=5, warm_up=0), clock=clock).ending == ""
+    assert measure(detector, pictures, Plan(frames=5, warm_up=0), clock=clock).ending == "complete"
     assert [source.given for source in pictures] == [3, 3]
     measured = measure(detector, [MadeSource(clock, limit=6)], Plan(frames=50, warm_up=1), clock=clock)
     assert measured.ending == "the source ended: 4 frames counted, 50 were asked for"
@@ -393,6 +393,7 @@ def test_energy_of_a_frame_above_idle(bundle: Path, tmp_path: Path) -> None:
     assert values["machine"]["memory_mb"] == 7620
     assert values["memory"]["peak_rss_mb"] == 200
     assert values["throttled"] == []
+    assert "other programs were busy (load 3.2 on" in result_table(values)
     table = result_table(values)
     assert "8.00 W of which 5.00 W idle" in table
     assert "MAXN_SUPER; gpu 52 °C; gpu 1020 MHz; clocks locked" in table
@@ -500,12 +501,15 @@ def test_a_soak_from_the_command_line(bundle: Path, tmp_path: Path) -> None:
 def test_each_window_leaves_a_document(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the disk holds while a soak goes on is a whole result."""
     monkeypatch.setattr("acd_edge.bench.run.soak_interval", lambda minutes: 0.01)
-    frames: list[int] = []
-    voice = Voice(write=lambda values: frames.append(values["frames"]))
+    written: list[dict[str, Any]] = []
+    voice = Voice(write=written.append)
     values = bench(lambda: Detector.load(bundle), replace(config(tmp_path), soak_minutes=0.02), voice).values
+    frames, endings = [each["frames"] for each in written], [each["ending"] for each in written]
     assert len(frames) >= 3
     assert frames == sorted(frames)
     assert frames[-1] == values["frames"]
+    assert set(endings[:-1]) == {"it was still going on"}  # which is what a power cut leaves
+    assert endings[-1] == "complete"
 
 
 def test_the_plots_hold_their_words_and_no_markup_of_others(tmp_path: Path) -> None:

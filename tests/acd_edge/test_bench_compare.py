@@ -103,6 +103,20 @@ def test_what_else_differs_is_told(tmp_path: Path) -> None:
     ]
 
 
+def test_a_stage_that_should_not_change_and_does_is_told(tmp_path: Path) -> None:
+    """Decoding knows nothing of what runs the graph: where it differs too, the machine was not the same."""
+    a, b = result(tmp_path / "a.json"), result(tmp_path / "b.json", seed=2)
+    values = json.loads(b.read_text())
+    values["samples_ms"]["decode"] = [1.3 * value for value in values["samples_ms"]["decode"]]
+    values["machine"]["load_before"] = 9.5
+    b.write_text(json.dumps(values))
+    warnings = json.loads(compare(a, b, "--json").stdout)["warnings"]
+    assert warnings[0] == "B was measured beside other programs (load 9.5 on 2 cores)"
+    assert warnings[1].startswith("decode should cost the same in both and differs: the machine itself changed")
+    b.write_text(json.dumps(values | {"source": "another"}))
+    assert not any("should cost the same" in each for each in json.loads(compare(a, b, "--json").stdout)["warnings"])
+
+
 def test_the_comparison_can_be_kept(tmp_path: Path) -> None:
     a, b = result(tmp_path / "a.json"), result(tmp_path / "b.json", seed=2)
     found = compare(a, b, "--json", tmp_path / "c.json")
