@@ -15,7 +15,7 @@ from acd_edge.export.build import build_engine, new_monitor
 from acd_edge.export.fold import fold
 from acd_edge.export.graph import FoldedAcdClip
 from acd_edge.export.onnx import onnx_from_folded, onnx_from_text
-from acd_edge.export.precision import halve
+from acd_edge.export.precision import halve, narrowed
 from acd_edge.export.text import fold_text, store_half
 from acd_edge.model.acd import AcdClip
 from acd_edge.model.towers import BlockSpec, TextSpec, TextTower, VisionSpec, VisionTower
@@ -52,6 +52,11 @@ def test_fp16_graph_builds_with_one_fused_attention_per_block(preset: str, tmp_p
     assert built.fused_attentions == DEPTH
     assert (built.summary.precision, built.summary.int8_products) == ("fp16", 0)
     assert built.size > 0
+
+
+def test_bf16_builds_as_fp16_does(tmp_path: Path) -> None:
+    built = build(onnx_from_folded(narrowed(small_clip(), torch.bfloat16), tmp_path / "model.onnx"))
+    assert (built.summary.precision, built.fused_attentions) == ("bf16", DEPTH)
 
 
 def test_fp32_has_no_fused_attention(tmp_path: Path) -> None:
