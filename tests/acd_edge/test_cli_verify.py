@@ -201,6 +201,10 @@ def test_a_device_without_torch_and_onnx(tiny: Path, departing: Path, folder: Pa
     done = run(tiny, "--data", folder)
     assert (done.returncode, done.stdout.rstrip().rpartition("\n")[2]) == (0, "passed"), done.stderr
     assert "on 2 of your pictures" in done.stdout
+    write_category(tmp_path / "set" / "metal_nut")
+    done = run(tiny, "--data", tmp_path / "set")
+    assert done.returncode == 0, done.stderr
+    assert "pixel AUROC metal_nut" in done.stdout
     done = run(departing)
     assert done.returncode == 1
     assert done.stderr.count("Error:") == 1
