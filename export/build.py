@@ -26,7 +26,7 @@ __all__ = ["Built", "Inspected", "Monitor", "build_engine", "inspect_plan", "new
 
 USUAL_PROMPTS = 16  # sentences of one product in the default ensemble: what kernels are chosen for
 _WAKE = 0.2  # seconds between looks at Ctrl-C while TensorRT works
-_INTERVAL = 2.0  # seconds between two lines of progress
+_INTERVAL = 5.0  # seconds between two lines of progress
 _FREE = -1  # a side without a length, in TensorRT's shapes
 _TYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}  # where numpy's name is not TensorRT's
 _T = TypeVar("_T")
@@ -143,7 +143,7 @@ def new_monitor(trt: Any, progress: Progress, clock: Callable[[], float] = time.
 
     Args:
         trt: the module that it is for.
-        progress: is told a line at most every two seconds, from whatever thread TensorRT uses.
+        progress: is told a line at most every five seconds, from whatever thread TensorRT uses.
         clock: in seconds.
     """
 
