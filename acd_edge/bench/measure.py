@@ -20,7 +20,7 @@ from acd_edge.runtime.stages import TellsStages, no_lap
 if TYPE_CHECKING:
     from acd_edge.runtime.detector import Detector
 
-__all__ = ["COMPLETE", "FRAMES", "WARM_UP", "Measurement", "Plan", "measure"]
+__all__ = ["COMPLETE", "FRAMES", "GOING_ON", "WARM_UP", "Measurement", "Plan", "measure"]
 
 FRAMES, WARM_UP = 200, 20
 COMPLETE, GOING_ON = "complete", "it was still going on"
@@ -84,7 +84,7 @@ def measure(
     sources: Sequence[Source],
     plan: Plan,
     *,
-    keep: int = 20_000,
+    keep: int = 10_000,
     clock: Clock = time.perf_counter,
     each: Callable[[Measurement, FrameTimes], object] = lambda measured, times: None,
 ) -> Measurement:

@@ -19,7 +19,7 @@ from acd_edge.errors import BenchError, OutputError
 __all__ = ["KIND", "SCHEMA", "Result", "check_output", "document", "read_result", "summaries", "write_json"]
 
 SCHEMA, KIND = 1, "acd-edge bench"
-_LIMIT = 512 << 20  # bytes; 20,000 frames take less than two million
+_LIMIT = 512 << 20  # bytes; 10,000 frames take less than a million
 _FEWEST = 2
 
 

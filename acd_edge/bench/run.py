@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from acd_edge.bench.facts import gpu_facts, machine_facts, peak_rss_mb, subject_facts, versions
-from acd_edge.bench.measure import Measurement, Plan, measure
+from acd_edge.bench.measure import GOING_ON, Measurement, Plan, measure
 from acd_edge.bench.pictures import describe_made, write_made
 from acd_edge.bench.power import IDLE_S, WattMeter, energy_facts, idle_watts, watt_meter
 from acd_edge.bench.results import document
@@ -21,7 +21,7 @@ from acd_edge.bench.stopwatch import FrameTimes, lap_cost_us
 from acd_edge.device.clocks import device_state, throttled_between
 from acd_edge.device.power import PowerSampler
 from acd_edge.device.sysfs import ROOT
-from acd_edge.errors import SourceError
+from acd_edge.errors import SourceError, UsageError
 from acd_edge.runtime.sources import ReadOptions, Source, open_sources
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BenchConfig", "Outcome", "Voice", "bench", "opened_sources"]
 
-_KEEPS = 20_000  # frames whose times are kept
+_KEEPS = 10_000  # frames whose times are kept; comparing two such results takes seconds
 _SOAK_KEEPS = 5_000  # the document is written again at every window
 _SOAK_WATTS_S, _WATTS_S = 0.5, 0.05  # seconds between two readings of the power
 
@@ -199,7 +199,7 @@ class _Scene:
             "minutes": self.config.soak_minutes,
             "interval_s": soak.interval_s,
             "windows": list(soak.windows),
-            "drift": drift(measured.kept.column("end_to_end"), soak.windows),
+            "drift": drift(measured.kept.column("end_to_end"), soak.windows) if measured.ending != GOING_ON else None,
         }
 
 
@@ -209,6 +209,7 @@ def opened_sources(texts: Sequence[str], options: ReadOptions) -> Iterator[tuple
 
     Raises:
         SourceError: a text names nothing that can be read.
+        UsageError: a live source is not alone.
     """
     if not texts:
         with tempfile.TemporaryDirectory(prefix="acd-edge-bench-") as folder:
@@ -218,6 +219,8 @@ def opened_sources(texts: Sequence[str], options: ReadOptions) -> Iterator[tuple
     sources, errors = open_sources(texts, options)
     if errors:
         raise SourceError(str(errors[0])) from errors[0]
+    if len(sources) > 1 and any(source.kind == "live" for source in sources):
+        raise UsageError("a camera or stream is measured alone, since its frames are waited for; leave the others away")
     yield sources, _described(sources)
 
 

@@ -92,7 +92,7 @@ class Kept:
         seen: frames so far.
     """
 
-    def __init__(self, limit: int = 20_000) -> None:
+    def __init__(self, limit: int = 10_000) -> None:
         self.stride = 1
         self.seen = 0
         self._limit = limit

@@ -329,12 +329,15 @@ def test_a_picture_that_breaks_off_the_measuring(bundle: Path, tmp_path: Path) -
         (["."], 1, "there is no manifest.json in it, so it is no bundle"),
         ([".", "."], 2, "one bundle is measured, got"),
         (["--source", "rtsp://a", "--source", "rtsp://b"], 2, "one live source at a time"),
+        (["--source", "rtsp://a", "--source", "a.png"], 2, "a camera or stream is measured alone"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line(
     args: list[str], code: int, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    if "a.png" in args:
+        Image.new("RGB", (9, 9)).save("a.png")
     result = run(*args)
     assert (result.exit_code, words in result.stderr) == (code, True), result.stderr
     assert result.stdout == ""
