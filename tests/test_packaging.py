@@ -260,6 +260,12 @@ def test_nvidias_compiler_is_asked_for_where_it_exists(built: Tree) -> None:
     assert "tensorrt-rtx" not in everything(built, "aarch64")
 
 
+ASKED_FOR = {  # package -> what an extra names, where the wheel that holds it is another one or comes with that
+    "cv2": "opencv-python-headless",
+    "cuda": "cuda-python",  # brings cuda-bindings
+}
+
+
 def late_imports() -> Iterator[tuple[str, str, str]]:
     """(module of ours, package it asks for, extra it names) of every `require` with plain arguments."""
     for name, path in modules().items():
@@ -277,9 +283,10 @@ def test_the_extra_that_an_error_names_brings_the_package(built: Tree) -> None:
     assert len(asked) > 5
     for name, module, extra in asked:
         found = requirements(built, extra, platform_machine="x86_64", sys_platform="linux")
-        wheels = {canonicalize_name(wheel) for wheel in brought_by.get(module.partition(".")[0], [])}
-        same = {"opencv-python-headless"} if module == "cv2" else wheels
-        assert same & set(found), f"{name}: {extra} does not bring {module}"
+        package = module.partition(".")[0]
+        wheels = {canonicalize_name(wheel) for wheel in brought_by.get(package, [])}
+        wheels = {ASKED_FOR[package]} if package in ASKED_FOR else wheels
+        assert wheels & set(found), f"{name}: {extra} does not bring {module}"
 
 
 def test_licences_travel_with_the_wheel(built: Tree) -> None:
