@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import sys
@@ -17,6 +18,7 @@ from acd_edge.device.jetson import debian_packages
 from acd_edge.device.sysfs import ROOT, read_text
 from acd_edge.errors import AcdEdgeError
 from acd_edge.runtime.bundle import builtin_bundle
+from acd_edge.runtime.bundle_files import MANIFEST
 from acd_edge.runtime.cuda import Binding, driver_release, open_cuda
 from acd_edge.runtime.engines import Engine
 
@@ -114,11 +116,16 @@ def _engine_facts(engine: object, details: str) -> dict[str, Any] | None:
 
 
 def bundle_facts(bundle: Bundle) -> dict[str, Any]:
-    """Name, digest and kind of a bundle; of its place only the last part, which tells nothing of the machine."""
+    """Name, digests and kind of a bundle; of its place only the last part, which tells nothing of the machine.
+
+    The bundle's digest is that of its manifest, which holds those of all its files; the graph's is what an engine is
+    named by.
+    """
     manifest = bundle.manifest
     return {
         "bundle": "built-in" if bundle.path.absolute() == builtin_bundle() else bundle.path.resolve().name,
         "name": manifest.name,
+        "bundle_sha256": hashlib.sha256((bundle.root / MANIFEST).read_bytes()).hexdigest(),
         "graph_sha256": bundle.model_file.digest,
         "size": manifest.size,
         "precision": manifest.precision,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 from collections.abc import Iterator, Mapping
@@ -246,6 +247,7 @@ def test_made_pictures_and_the_whole_document(bundle: Path, tmp_path: Path, monk
     subject = values["subject"]
     assert (subject["bundle"], subject["size"], subject["precision"], subject["threads"]) == ("tiny", 56, "fp32", 1)
     assert (subject["backend"], len(subject["graph_sha256"])) == ("onnxruntime", 64)
+    assert subject["bundle_sha256"] == hashlib.sha256((bundle / "manifest.json").read_bytes()).hexdigest()
     assert values["versions"]["onnxruntime"]
     assert values["machine"]["cores"] > 0
     assert values["rows_ms"]["copy"] is None
