@@ -14,7 +14,7 @@ import numpy.typing as npt
 from acd_edge.errors import DataError, SourceError
 from acd_edge.export.drift import Apart, Change, Drift, Said, Tally, apart_of
 from acd_edge.export.references import Encode, Reference, Says, Source
-from acd_edge.export.tolerance import LIMIT_OF, TOLERANCES, Tolerance
+from acd_edge.export.tolerance import LIMIT_OF, TOLERANCES, Limits, Tolerance
 from acd_edge.runtime.bundle import Bundle, threshold_of
 from acd_edge.runtime.bundle_files import Golden
 
@@ -104,13 +104,11 @@ class Judge:
 
     Args:
         bundle: what is verified, and what it carries.
-        tolerance: what is allowed.
-        on_golden: the same on the golden pictures, where more is known of them.
+        limits: what is allowed.
     """
 
-    def __init__(self, bundle: Bundle, tolerance: Tolerance, on_golden: Tolerance | None = None) -> None:
-        self._bundle, self._tolerance = bundle, tolerance
-        self._on_golden = on_golden or tolerance
+    def __init__(self, bundle: Bundle, limits: Limits) -> None:
+        self._bundle, self._limits = bundle, limits
 
     def golden(self, subject: Says, golden: Golden) -> Comparison:
         """With the samples that the bundle carries, the outputs of the float32 source."""
@@ -118,7 +116,7 @@ class Judge:
         for name, pixels, features, wanted in _samples(golden):
             tally.add(name, subject(pixels, features), wanted, threshold=MARKED)
         title = f"the graph against the {len(golden.image)} golden samples of the bundle, outputs of its float32 source"
-        return self._compared("golden", title, tally.drift(), self._on_golden)
+        return self._compared("golden", title, tally.drift(), self._limits.golden)
 
     def source(self, subject: Says, source: Source, golden: Golden) -> list[Comparison]:
         """With the checkpoint: the graph, the golden samples themselves and the text features of the bundle."""
@@ -131,7 +129,7 @@ class Judge:
         kept_title = f"the golden samples of the bundle against {source.reference.name}"
         text_title = f"the text features of the bundle against {source.reference.name}"
         return [
-            self._compared("checkpoint", title, mine.drift(), self._on_golden),
+            self._compared("checkpoint", title, mine.drift(), self._limits.golden),
             self._compared("golden-checkpoint", kept_title, stored.drift(), TOLERANCES["fp32"]),
             self._text("text-checkpoint", text_title, source.encode),
         ]
@@ -179,7 +177,8 @@ class Judge:
             first = next(iter(failed.values()))
             raise DataError(f"none of the {len(pictures)} pictures could be read; the first: {first}")
         title = f"the graph against {reference.name}, on {drift.pictures} of your pictures"
-        return self._compared("pictures", title, drift, self._tolerance, thresholds, failed)
+        allowed = self._limits.peer if reference.same_bundle else self._limits.source
+        return self._compared("pictures", title, drift, allowed, thresholds, failed)
 
     def _tally(self) -> Tally:
         return Tally(self._bundle.manifest.score_mix, self._bundle.manifest.patch)
@@ -206,7 +205,11 @@ class Judge:
     def _text(self, against: str, title: str, encode: Encode) -> Comparison:
         stored, products = self._bundle.text_features, self._bundle.manifest.products
         far = apart_of((name, encode(words), stored[name]) for name, words in products.items())
-        checks = tuple(_of_output(against, TEXT, far, self._tolerance, self._tolerance.text))
+        exact = TOLERANCES["fp32"]  # the encoder computes in float32, whatever the graph does
+        checks = (
+            _at_least(against, TEXT, "cosine", far.cosine, exact.cosine),
+            _at_most(against, TEXT, "difference", far.difference, self._limits.source.text, far.worst),
+        )
         return Comparison(against=against, title=title, checks=checks)
 
 

@@ -80,11 +80,13 @@ class Reference:
 
     Attributes:
         name: as the report calls it.
+        same_bundle: it has the bundle's own weights and roundings.
         says: see `Says`.
         close: frees it; twice is fine.
     """
 
     name: str
+    same_bundle: bool
     says: Says
     close: Callable[[], None]
 
@@ -105,7 +107,12 @@ def ort_reference(bundle: Bundle, threads: int | None = None) -> Reference:
     except (MissingExtra, BackendError) as error:
         reason = f"a folder is compared with ONNX Runtime's CPU run, and that cannot be: {error}"
         raise UsageError(f"{reason}; {rest}") from error
-    return Reference(name="the same bundle in ONNX Runtime on the CPU", says=says(backend, bundle), close=backend.close)
+    return Reference(
+        name="the same bundle in ONNX Runtime on the CPU",
+        same_bundle=True,
+        says=says(backend, bundle),
+        close=backend.close,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +181,8 @@ def load_source(bundle: Bundle, checkpoint: Path, clip_weights: Path | None = No
         return encode_product(model, tokenizer_for(model.config), words, manifest.prompts)
 
     name = f"checkpoint {checkpoint} (torch, float32)"
-    return Source(model=model, reference=Reference(name=name, says=say, close=lambda: None), encode=encode)
+    reference = Reference(name=name, same_bundle=False, says=say, close=lambda: None)
+    return Source(model=model, reference=reference, encode=encode)
 
 
 class Features:

@@ -17,7 +17,9 @@ from typing import Any
 
 from acd_edge.errors import UsageError
 
-__all__ = ["LIMIT_OF", "TOLERANCES", "Tolerance", "on_golden", "tolerance_for", "with_overrides"]
+__all__ = [
+    "LIMIT_OF", "TOLERANCES", "Limits", "Tolerance", "limits_for", "on_golden", "tolerance_for", "with_overrides",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +109,43 @@ def tolerance_for(precision: str, *, openvino_precision: str = "f32") -> Toleran
     """
     own = TOLERANCES[precision]
     return own.loosened(TOLERANCES["bf16"]) if openvino_precision == "bf16" else own
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What is allowed, by what it is compared with.
+
+    Attributes:
+        source: the float32 source.
+        golden: the same on the golden pictures, see `on_golden`.
+        peer: the same bundle in another library.
+    """
+
+    source: Tolerance
+    golden: Tolerance
+    peer: Tolerance
+
+    @classmethod
+    def everywhere(cls, tolerance: Tolerance) -> Limits:
+        """One for all."""
+        return cls(source=tolerance, golden=tolerance, peer=tolerance)
+
+
+def limits_for(precision: str, recorded: Mapping[str, Any], *, openvino_precision: str = "f32") -> Limits:
+    """The limits of a bundle.
+
+    Two libraries that run the same INT8 graph round alike, but for values near a half: ONNX Runtime and OpenVINO were
+    seen 0.117 apart in the map, 0.0016 in the class score, the outline 0.23 px. bf16's line leaves twice that and more.
+
+    Args:
+        precision: of the graph.
+        recorded: the drift that the export recorded, or nothing.
+        openvino_precision: what OpenVINO rounds to; with bf16 what was recorded is not what is computed.
+    """
+    source = tolerance_for(precision, openvino_precision=openvino_precision)
+    peer = TOLERANCES["bf16"] if precision == "int8" else source
+    golden = on_golden(source, recorded) if openvino_precision == "f32" else source
+    return Limits(source=source, golden=golden, peer=peer)
 
 
 def on_golden(tolerance: Tolerance, recorded: Mapping[str, Any]) -> Tolerance:

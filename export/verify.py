@@ -27,7 +27,7 @@ from acd_edge.export.references import (
     ort_reference,
     says,
 )
-from acd_edge.export.tolerance import Tolerance, on_golden, tolerance_for
+from acd_edge.export.tolerance import Limits, Tolerance, limits_for
 from acd_edge.runtime.backends import Backend, BackendOptions, GraphFile, open_backend
 from acd_edge.runtime.bundle import Bundle
 from acd_edge.runtime.cuda import Cuda
@@ -52,7 +52,7 @@ class VerifyReport:
         bundle: its path.
         name, precision, size: of its manifest.
         backend: what ran the graph.
-        tolerance: what was allowed.
+        tolerance: what was allowed against the float32 source; each line has its own limit.
         comparisons: one for each reference.
     """
 
@@ -134,8 +134,7 @@ def verify_bundle(
         pictures: of the user; compared with the checkpoint, where one is given, else with ONNX Runtime's CPU run.
         checkpoint: what the bundle was made from; needs torch.
         clip_weights: where the checkpoint's CLIP weights are now.
-        tolerance: instead of the table's line for the bundle's precision, narrowed on the golden samples by what the
-            export recorded.
+        tolerance: for everything, instead of `limits_for`.
         parts: the graph, its text encoder, or both; a bundle without a text encoder has the graph only.
         open_graph: loads a graph in place of `open_backend`, such as one engine out of several.
         progress: is told each step.
@@ -149,12 +148,13 @@ def verify_bundle(
     _ = bundle.golden  # refused here, where it is damaged
     if checkpoint is not None:
         made_from(bundle, checkpoint)  # before anything heavy
-    allowed = tolerance or tolerance_for(bundle.manifest.precision, openvino_precision=options.openvino_precision)
+    if tolerance is not None:
+        limits = Limits.everywhere(tolerance)
+    else:
+        recorded = bundle.manifest.fold.get("drift") or {}
+        limits = limits_for(bundle.manifest.precision, recorded, openvino_precision=options.openvino_precision)
     load = open_graph or (lambda graph: open_backend(graph, backend=backend, options=options))
-    narrow = None
-    if tolerance is None and options.openvino_precision == "f32":  # what was recorded is the graph's own arithmetic
-        narrow = on_golden(allowed, bundle.manifest.fold.get("drift") or {})
-    with _Verification(bundle, Judge(bundle, allowed, narrow), load, progress) as work:
+    with _Verification(bundle, Judge(bundle, limits), load, progress) as work:
         comparisons: list[Comparison] = []
         if "model" in parts:
             comparisons += work.of_graph(pictures, checkpoint, clip_weights, options.threads, counted)
@@ -166,7 +166,7 @@ def verify_bundle(
         precision=bundle.manifest.precision,
         size=bundle.manifest.size,
         backend=work.backend,
-        tolerance=allowed,
+        tolerance=limits.source,
         comparisons=tuple(comparisons),
     )
 

@@ -72,7 +72,9 @@ def source(model: AcdClip, monkeypatch: pytest.MonkeyPatch) -> Path:
     def says(*_: Any) -> Any:
         raise AssertionError("blocks are compared, not outputs")
 
-    loaded = Source(model=model, reference=Reference(name="tiny", says=says, close=lambda: None), encode=says)
+    loaded = Source(
+        model=model, reference=Reference(name="tiny", same_bundle=False, says=says, close=lambda: None), encode=says
+    )
     monkeypatch.setattr(bisect_module, "load_source", lambda *_: loaded)
     return Path("tiny-checkpoint")
 

@@ -317,6 +317,16 @@ def test_golden_limits_follow_the_drift_that_the_export_recorded(tmp_path: Path)
         assert verify_bundle(opened, options=coarse, open_graph=off).passed
 
 
+def test_another_library_s_run_of_the_same_int8_graph_is_held_to_less(tmp_path: Path) -> None:
+    with Bundle.open(write_tiny_bundle(tmp_path / "b", precision="int8")) as opened:
+        report = verify_bundle(opened, pictures=[picture("a", 40)], open_graph=changed(lambda _: None))
+    limits = {each.against: each.limit for each in report.checks if (each.output, each.measure) == MAP}
+    assert limits == {"golden": TOLERANCES["int8"].map, "pictures": TOLERANCES["bf16"].map}
+
+
+MAP = ("anomaly_map", "difference")
+
+
 def engine_of(bundle: Bundle, part: str = "model") -> Engine:
     graph = bundle.model_file if part == "model" else bundle.text_encoder_file
     assert graph is not None
