@@ -216,7 +216,9 @@ def _parsed(trt: Any, network: Any, graph_path: Path, log: TrtLog) -> Any:
     parser = trt.OnnxParser(network, log)
     done = parser.parse_from_file(os.fspath(graph_path))
     errors = [_parser_error(parser.get_error(index)) for index in range(parser.num_errors)]
-    if errors or not done:
+    if done and errors:
+        logger.warning("TensorRT read the graph, and says: %s", "; ".join(errors))
+    if not done:
         said = explain([(1, each) for each in errors] or log.messages)
         raise EngineError(said or f"TensorRT cannot read {graph_path}; export the bundle again")
     if network.num_inputs == 0 or network.num_outputs == 0:  # as some releases answer to a file that is no graph
