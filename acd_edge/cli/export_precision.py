@@ -70,6 +70,8 @@ class Wanted:
             raise UsageError("--max-drop needs --data DIR, labelled pictures that the drop is measured on")
         if self.int8 or self.bf16:
             raise UsageError("--max-drop chooses the precision itself; leave --int8 and --bf16 away")
+        if (self.fp16 or self.fp32) and self.calib is None:
+            raise UsageError("with --max-drop, --fp16 and --fp32 say what INT8's other layers compute in; add --calib")
 
     @property
     def precision(self) -> Precision:

@@ -83,6 +83,7 @@ def _bundle_rows(values: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("made from", f"checkpoint {_short(source.get('checkpoint_sha256'))} on {_backbone(source.get('backbone'))}"),
         ("trained on", ", ".join(source.get("data_sets") or []) or "not recorded"),
         *_fold_rows(values["fold"]),
+        *_precision_rows(source, values["fold"]),
         *_listed("files", [f"{record['bytes'] / 1e6:>8.2f} MB  {name}" for name, record in sorted(files.items())]),
         ("tools", ", ".join(f"{name} {number}" for name, number in values["tools"].items()) or "not recorded"),
     ]
@@ -121,6 +122,15 @@ def _fold_rows(fold: Mapping[str, Any]) -> list[tuple[str, str]]:
         return []
     numbers = f"{fold['parameters_after'] / 1e6:.2f} M parameters, {fold['macs_after'] / 1e9:.2f} G multiply-adds"
     return [("folded", f"{numbers}; largest difference {fold['largest_difference']:.1e}")]
+
+
+def _precision_rows(source: Mapping[str, Any], fold: Mapping[str, Any]) -> list[tuple[str, str]]:
+    from acd_edge.cli.export_precision import described
+
+    rows = [("int8", described(source["int8"]))] if "int8" in source else []
+    if apart := fold.get("drift", {}).get("anomaly_map"):
+        rows.append(("drift", f"of the map: cosine {apart['cosine']:.6f}, at most {apart['difference']:.1e}"))
+    return rows
 
 
 def _backbone(record: Mapping[str, Any] | str | None) -> str:
