@@ -10,7 +10,7 @@ its blocks. The margin is stated with each line: three or more, since other mode
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from types import MappingProxyType
 from typing import Any
@@ -129,6 +129,14 @@ class Limits:
     def everywhere(cls, tolerance: Tolerance) -> Limits:
         """One for all."""
         return cls(source=tolerance, golden=tolerance, peer=tolerance)
+
+    def with_overrides(self, texts: Collection[str]) -> Limits:
+        """With `NAME=VALUE` in all three; raises as the function of this name."""
+        return Limits(
+            source=with_overrides(self.source, texts),
+            golden=with_overrides(self.golden, texts),
+            peer=with_overrides(self.peer, texts),
+        )
 
 
 def limits_for(precision: str, recorded: Mapping[str, Any], *, openvino_precision: str = "f32") -> Limits:

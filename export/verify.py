@@ -33,7 +33,7 @@ from acd_edge.runtime.bundle import Bundle
 from acd_edge.runtime.cuda import Cuda
 from acd_edge.runtime.engines import Engine, Stamp
 
-__all__ = ["PARTS", "Part", "VerifyReport", "stamp_of", "verify_bundle", "verify_engine"]
+__all__ = ["PARTS", "Part", "VerifyReport", "limits_of", "stamp_of", "verify_bundle", "verify_engine"]
 
 Open = Callable[[GraphFile], Backend]
 Part = Literal["model", "text encoder"]
@@ -120,7 +120,7 @@ def verify_bundle(
     pictures: Sequence[Shown] = (),
     checkpoint: Path | None = None,
     clip_weights: Path | None = None,
-    tolerance: Tolerance | None = None,
+    tolerance: Tolerance | Limits | None = None,
     parts: Collection[Part] = PARTS,
     open_graph: Open | None = None,
     progress: Callable[[str], None] = logger.info,
@@ -134,7 +134,7 @@ def verify_bundle(
         pictures: of the user; compared with the checkpoint, where one is given, else with ONNX Runtime's CPU run.
         checkpoint: what the bundle was made from; needs torch.
         clip_weights: where the checkpoint's CLIP weights are now.
-        tolerance: for everything, instead of `limits_for`.
+        tolerance: instead of `limits_of`; a plain one is for every comparison.
         parts: the graph, its text encoder, or both; a bundle without a text encoder has the graph only.
         open_graph: loads a graph in place of `open_backend`, such as one engine out of several.
         progress: is told each step.
@@ -148,11 +148,8 @@ def verify_bundle(
     _ = bundle.golden  # refused here, where it is damaged
     if checkpoint is not None:
         made_from(bundle, checkpoint)  # before anything heavy
-    if tolerance is not None:
-        limits = Limits.everywhere(tolerance)
-    else:
-        recorded = bundle.manifest.fold.get("drift") or {}
-        limits = limits_for(bundle.manifest.precision, recorded, openvino_precision=options.openvino_precision)
+    limits = limits_of(bundle, options) if tolerance is None else tolerance
+    limits = Limits.everywhere(limits) if isinstance(limits, Tolerance) else limits
     load = open_graph or (lambda graph: open_backend(graph, backend=backend, options=options))
     with _Verification(bundle, Judge(bundle, limits), load, progress) as work:
         comparisons: list[Comparison] = []
@@ -169,6 +166,12 @@ def verify_bundle(
         tolerance=limits.source,
         comparisons=tuple(comparisons),
     )
+
+
+def limits_of(bundle: Bundle, options: BackendOptions) -> Limits:
+    """What is allowed of a bundle, see `limits_for`."""
+    recorded = bundle.manifest.fold.get("drift") or {}
+    return limits_for(bundle.manifest.precision, recorded, openvino_precision=options.openvino_precision)
 
 
 class _Verification(AbstractContextManager["_Verification"]):
@@ -262,7 +265,7 @@ def verify_engine(
     bundle: Bundle,
     engine: Engine,
     *,
-    tolerance: Tolerance | None = None,
+    tolerance: Tolerance | Limits | None = None,
     cuda: Cuda | None = None,
     trt: Any = None,
     progress: Callable[[str], None] = logger.info,

@@ -17,7 +17,7 @@ from acd_edge.errors import UsageError
 if TYPE_CHECKING:
     from acd_edge.export.bisect import Bisection
     from acd_edge.export.judge import Shown
-    from acd_edge.export.tolerance import Tolerance
+    from acd_edge.export.tolerance import Limits
     from acd_edge.export.verify import VerifyReport
     from acd_edge.runtime.backends import Backend, GraphFile
     from acd_edge.runtime.bundle import Bundle
@@ -74,12 +74,11 @@ def command(
     asked = _Pictures(path=data, products=products, limit=limit, root=root, layout=layout)
     if clip_weights is not None and checkpoint is None:
         raise UsageError("--clip-weights is for the checkpoint: give --checkpoint CKPT too")
-    from acd_edge.export.tolerance import tolerance_for, with_overrides
+    from acd_edge.export.verify import limits_of
     from acd_edge.runtime.bundle import Bundle, builtin_bundle
 
     with Bundle.open(builtin_bundle() if bundle is None else bundle) as opened:
-        base = tolerance_for(opened.manifest.precision, openvino_precision=how.openvino_precision)
-        limits = with_overrides(base, tolerances) if tolerances else None
+        limits = limits_of(opened, how.options).with_overrides(tolerances)
         subject = _Subject(opened, how, checkpoint, clip_weights, limits)
         found = asked.found(opened)
         report = subject.verified(found.pictures if found else ())
@@ -138,7 +137,7 @@ class _Subject:
         how: BackendFlags,
         checkpoint: Path | None,
         clip_weights: Path | None,
-        limits: Tolerance | None,
+        limits: Limits,
     ) -> None:
         self._bundle, self._how = bundle, how
         self._checkpoint, self._clip_weights, self._limits = checkpoint, clip_weights, limits
@@ -180,7 +179,7 @@ class _Subject:
             self._how.options,
             checkpoint=self._checkpoint,
             clip_weights=self._clip_weights,
-            tolerance=self._limits,
+            tolerance=self._limits.source,
             open_graph=None if engine is None else self._engines_like(engine),
             is_wrong=is_wrong,
             progress=_tell,
