@@ -248,7 +248,7 @@ def _why(part: _Part, key: EngineKey, *, force: bool) -> str:
     if force:
         return f"{part.name}: build the engine anew"
     if stale is None:
-        return f"{part.name}: build the engine; this takes minutes"
+        return f"{part.name}: build the engine; this may take minutes"
     return f"{part.name}: build the engine anew, since {'; '.join(stale[1])}"
 
 

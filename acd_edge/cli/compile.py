@@ -31,10 +31,14 @@ _tell = partial(click.echo, err=True)
               help="0 builds fastest, 5 searches longest.")  # fmt: skip
 @click.option("--force", is_flag=True, help="Build even where an engine with these options is there.")
 @click.option("--no-verify", is_flag=True, help="Do not compare the engine with the bundle's golden samples.")
-@click.option("--no-text-encoder", is_flag=True, help="Leave the text encoder's engine out; new names then need one.")
+@click.option(
+    "--no-text-encoder",
+    is_flag=True,
+    help="Leave out the text encoder's engine; new product names then need ONNX Runtime.",
+)
 @click.option("--cuda", type=click.Choice(["auto", "cuda-python", "pycuda"]), default="auto", show_default=True,
               help="Python binding of CUDA.")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a line an engine.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a line for each engine.")
 def command(
     bundle: Path | None,
     workspace: int,
@@ -47,8 +51,8 @@ def command(
 ) -> None:
     """Build the TensorRT engines of BUNDLE (the built-in one unless given) for this machine, and verify them.
 
-    It takes minutes, once: engines are kept in ~/.cache/acd-edge, and built again where the graph, TensorRT, the GPU,
-    the driver or these options differ. The exit status is 1 where an engine does not compute what the bundle says.
+    It may take minutes, once: engines are kept in ~/.cache/acd-edge, and built again where the graph, TensorRT, the
+    GPU, the driver or these options differ. The exit status is 1 where an engine does not compute what the bundle says.
 
     \b
     acd-edge compile
