@@ -117,7 +117,7 @@ class Request:
             found += ["--product", f"{name}={words}"]
         if self.clip_weights is not None:
             found += ["--clip-weights", str(self.clip_weights)]
-        return [*found, "-o", str(bundle)]
+        return [*found, "--no-compile", "-o", str(bundle)]  # an engine is built where one is measured
 
 
 Exporter = Callable[[Request, Choice, Path], object]

@@ -96,11 +96,11 @@ def test_what_export_is_asked_for() -> None:
     calibrated = replace(REQUEST, calib=Path("k"), clip_weights=Path("w.pt"), int8_base="fp16")
     assert REQUEST.arguments(Choice(420, "fp16"), Path("out")) == [
         *("export", "c", "--size", "420", "--domain", "industrial", "--fp16"),
-        *("--product", "nut=metal nut", "-o", "out"),
+        *("--product", "nut=metal nut", "--no-compile", "-o", "out"),
     ]
     found = calibrated.arguments(Choice(420, "int8"), Path("out"))
     assert found[6:10] == ["--int8", "--fp16", "--calib", "k"]
-    assert found[-4:] == ["--clip-weights", "w.pt", "-o", "out"]
+    assert found[-5:] == ["--clip-weights", "w.pt", "--no-compile", "-o", "out"]
     with pytest.raises(ExportError, match="int8 needs --calib DIR"):
         REQUEST.arguments(Choice(420, "int8"), Path("out"))
 
