@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from acd_edge.bench.results import write_json
-from acd_edge.errors import AcdEdgeError, BenchError, ExportError, OutputError
+from acd_edge.errors import AcdEdgeError, BenchError, ExportError, MissingExtra, OutputError
 
 __all__ = [
     "PRECISIONS", "Choice", "Ladder", "Latency", "Request", "Rung", "Work", "best_rung", "default_precisions",
@@ -287,6 +287,9 @@ def walk(
         work: where.
         export, measure, judge: see there; what raises `AcdEdgeError` makes a rung with its reason.
         say: told what is being done.
+
+    Raises:
+        MissingExtra: what runs the rungs is not installed.
     """
     for choice in choices:
         rung = Rung(name=choice.name, size=choice.size, precision=choice.precision)
@@ -305,6 +308,8 @@ def walk(
             rung = replace(rung, backend=backend, p50_ms=latency.p50_ms, p95_ms=latency.p95_ms, fits=fits)
             say(f"{choice.name}: accuracy")
             rung = replace(rung, pixel_auroc=judge(bundle, choice))
+        except MissingExtra:
+            raise  # it would be missing for every other rung too
         except AcdEdgeError as error:
             rung = replace(rung, fits=False, reason=" ".join(str(error).splitlines()))
         ladder.rungs.append(rung)

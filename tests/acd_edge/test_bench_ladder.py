@@ -13,16 +13,19 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from acd_edge.bench import facts, pictures
 from acd_edge.bench import ladder as climbing
-from acd_edge.bench import pictures
 from acd_edge.bench.ladder import Choice, Ladder, Latency, Request, Rung, Work, best_rung, sizes_around, walk
 from acd_edge.checkpoint import builtin_checkpoint
 from acd_edge.cli import cli
 from acd_edge.cli.export import command as export_command
 from acd_edge.cli.export_precision import Wanted
-from acd_edge.errors import BackendError, BenchError, ExportError
+from acd_edge.errors import BackendError, BenchError, ExportError, MissingExtra
+from acd_edge.export import engine as export_engine
 from acd_edge.runtime.bundle import Bundle
 from tests import tiny_bundle
+from tests.fake_gpu import FakeCuda
+from tests.made_machine import Machine
 from tests.picture_trees import write_category
 
 TRIED: list[str] = []
@@ -192,6 +195,42 @@ def test_invalid_combinations_are_told(checkpoint: Path, data: Path, exported: N
     assert "28-bf16: " in result.stdout
     assert "bf16 bundle, which ONNX Runtime's CPU cannot run" in result.stdout
     assert result.stdout.splitlines()[-1].startswith("best that fits: 28-fp32")
+
+
+def test_on_tensorrt_engines_are_built_and_bf16_is_a_rung(
+    checkpoint: Path, data: Path, tmp_path: Path, exported: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a made GPU; each rung's engine is asked for before it is measured."""
+    monkeypatch.setenv("ACD_EDGE_CACHE", str(tmp_path / "cache"))
+    machine, built = Machine(monkeypatch, FakeCuda()), list[str]()
+    monkeypatch.setattr("acd_edge.runtime.cuda.open_cuda", lambda which="auto": machine.cuda)
+    monkeypatch.setattr("acd_edge.runtime.trt_module.load_tensorrt", lambda: machine.trt)
+    monkeypatch.setattr(facts, "open_cuda", lambda which="auto": machine.cuda)
+
+    def ensure_engine(opened: Bundle, **others: Any) -> None:
+        built.append(opened.path.name)
+        machine.engine(opened.path)
+
+    monkeypatch.setattr(export_engine, "ensure_engine", ensure_engine)
+    result = climb(checkpoint, data, "--size", 56, "--backend", "tensorrt", "--json")
+    assert result.exit_code == 0, result.output
+    rungs = json.loads(result.stdout)["rungs"]
+    assert [rung["name"] for rung in rungs] == ["56-fp32", "56-fp16", "56-bf16"] == list(dict.fromkeys(built))
+    assert {rung["backend"] for rung in rungs} == {"tensorrt (fp16)"}  # as the made engines say
+    assert machine.released()
+
+
+def test_a_backend_that_is_not_installed_ends_the_walk(tmp_path: Path) -> None:
+    """No other rung could be measured either, and each would be exported for minutes."""
+
+    def absent(bundle: Path) -> tuple[Latency, str]:
+        raise MissingExtra("it is not installed")
+
+    choices = [Choice(28, "fp32"), Choice(42, "fp32")]
+    rungs = walk(Ladder(5), choices, REQUEST, Work(tmp_path), export=tiny_export, measure=absent, judge=lambda *_: 0.9)
+    with pytest.raises(MissingExtra):
+        list(rungs)
+    assert TRIED == ["28-fp32"]
 
 
 def test_ctrl_c_tells_the_rungs_so_far(
