@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from acd_edge.errors import AcdEdgeError, BackendError, DeviceError, EngineError
 from acd_edge.runtime import Detector
-from acd_edge.runtime.backends import BackendOptions, choice, open_backend, trt
+from acd_edge.runtime.backends import BACKENDS, BackendOptions, choice, open_backend, preload, trt
 from acd_edge.runtime.bundle import Bundle
 from tests.fake_gpu import FakeCuda
 from tests.made_machine import Machine
@@ -159,3 +160,11 @@ def test_the_graph_of_another_bundle_has_no_engine(tmp_path: Path, bundle: Path,
         assert text is not None
         with pytest.raises(EngineError, match="no TensorRT engine"):
             open_backend(text, backend="tensorrt")
+
+
+@pytest.mark.parametrize("backend", ["auto", *BACKENDS])
+def test_preloading_never_fails(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    preload(backend)
+    for library in BACKENDS:
+        monkeypatch.setitem(sys.modules, library, None)
+    preload(backend)  # what is missing is told when the graph is opened
