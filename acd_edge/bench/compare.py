@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from acd_edge.bench.results import Result
-from acd_edge.bench.statistics import Comparison, compare_medians
+from acd_edge.bench.statistics import SIGNIFICANT, Comparison, compare_medians
 from acd_edge.bench.stopwatch import ROWS
 
-__all__ = ["Pair", "changed_controls", "compare_results", "differences", "to_dict"]
+__all__ = ["Pair", "changed_controls", "compare_results", "differences", "to_dict", "too_short"]
 
 _BUSY = 0.5  # load of a core before the measuring
 _CONTROLS = ("decode", "preprocess", "draw")  # the same work whatever runs the graph, as long as the source is the same
@@ -97,6 +98,18 @@ def changed_controls(pairs: Mapping[str, Pair], a: Result, b: Result) -> list[st
     return [
         f"{' and '.join(moved)} should cost the same in both and {'differ' if len(moved) > 1 else 'differs'}: the "
         "machine itself changed in between; measure both again, in turn, with nothing else running"
+    ]
+
+
+def too_short(pairs: Mapping[str, Pair], a: Result, b: Result) -> list[str]:
+    """Whether frames remember each other for so long that no p could be significant, in words."""
+    block = pairs["end_to_end"].comparison.block
+    counts = [len(each.samples["end_to_end"]) // block for each in (a, b)]
+    if 2 / math.comb(sum(counts), counts[0]) < SIGNIFICANT:
+        return []
+    return [
+        f"frames resemble their neighbours over {block}, which leaves {counts[0]} and {counts[1]} blocks: too few for "
+        "any difference to show; measure more frames"
     ]
 
 

@@ -181,7 +181,7 @@ def _check_target(path: Path | None, flag: str, force: bool) -> None:
 
 
 def _compare(flags: Flags) -> None:
-    from acd_edge.bench.compare import changed_controls, compare_results, differences, to_dict
+    from acd_edge.bench.compare import changed_controls, compare_results, differences, to_dict, too_short
     from acd_edge.bench.results import read_result, write_json
     from acd_edge.bench.table import compared_table
 
@@ -189,7 +189,7 @@ def _compare(flags: Flags) -> None:
         raise UsageError(f"two results are compared, both .json; got {', '.join(map(str, flags.inputs))}")
     a, b = (read_result(path) for path in flags.inputs)
     pairs = compare_results(a, b)
-    warnings = differences(a, b) + changed_controls(pairs, a, b)
+    warnings = differences(a, b) + changed_controls(pairs, a, b) + too_short(pairs, a, b)
     values = to_dict(pairs, warnings, a, b)
     if flags.as_json == STDOUT:
         click.echo(json.dumps(values, indent=2))
