@@ -102,14 +102,14 @@ def changed_controls(pairs: Mapping[str, Pair], a: Result, b: Result) -> list[st
 
 
 def too_short(pairs: Mapping[str, Pair], a: Result, b: Result) -> list[str]:
-    """Whether frames remember each other for so long that no p could be significant, in words."""
+    """Whether there are so few frames, for as long as they remember each other, that no p could be significant."""
     block = pairs["end_to_end"].comparison.block
     counts = [len(each.samples["end_to_end"]) // block for each in (a, b)]
     if 2 / math.comb(sum(counts), counts[0]) < SIGNIFICANT:
         return []
     return [
-        f"frames resemble their neighbours over {block}, which leaves {counts[0]} and {counts[1]} blocks: too few for "
-        "any difference to show; measure more frames"
+        f"A has {counts[0]} and B {counts[1]} independent blocks (of {block}): too few for any difference to show; "
+        "measure more frames"
     ]
 
 
