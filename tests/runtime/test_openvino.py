@@ -150,8 +150,9 @@ def test_threads_streams_and_precision_reach_the_library(
 class FakeCore:
     """The CPU of another machine: what it can, and what the compiled model says it does."""
 
-    available_devices = ("CPU",)
-    able, runs = ("FP32", "BF16", "INT8"), "bfloat16"
+    available_devices: tuple[str, ...] = ("CPU",)
+    able: tuple[str, ...] = ("FP32", "BF16", "INT8")
+    runs = "bfloat16"
     kernels: tuple[tuple[str, str], ...] = (("FullyConnected", "brgemm_avx512_bf16"), ("Input", "unknown_u8"))
     inputs: tuple[Any, ...] = ()
     outputs: tuple[Any, ...] = ()
@@ -229,7 +230,7 @@ def test_a_bf16_bundle_is_refused(fake_core: type[FakeCore]) -> None:
         OpenVinoBackend(GraphFile(path=Path("b/model.onnx"), precision="bf16"), BF16)
 
 
-def quantised_product(path: Path, top: int) -> tuple[dict[str, NDArray[Any]], NDArray[np.float64]]:
+def quantised_product(path: Path, top: int) -> tuple[dict[str, NDArray[Any]], NDArray[np.floating[Any]]]:
     """A Q/DQ product whose weights reach `top`; its feed and what it means, in float64."""
     rng = np.random.default_rng(0)
     weight = rng.integers(top - 7, top + 1, (384, 16)).astype(np.int8)
