@@ -18,13 +18,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 from acd_edge.errors import BackendError, DeviceError, ShapeError, UsageError
 from acd_edge.runtime import Bundle, Detector
-from acd_edge.runtime.backends import BackendOptions, GraphFile, open_backend
+from acd_edge.runtime.backends import BackendOptions, GraphFile, open_backend, preload
 from acd_edge.runtime.backends import ov as ov_module
 from acd_edge.runtime.backends.ort import _int8_kernels, core_count
 from acd_edge.runtime.backends.ov import OpenVinoBackend, adds_int8_exactly
 from acd_edge.runtime.text import TextEncoder
 from tests.tiny_bundle import SIZE, unit_features
 
+preload("openvino")  # without its telemetry, before the next line imports it
 openvino = pytest.importorskip("openvino", reason="the extra openvino is not installed")
 
 ONE_THREAD = BackendOptions(threads=1)
