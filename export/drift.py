@@ -64,11 +64,18 @@ class Apart:
 
 @dataclass(frozen=True)
 class Change:
-    """An AUROC of the reference and of what is verified, and the least by which one can change: a pair's share."""
+    """An AUROC of the reference and of what is verified.
+
+    Attributes:
+        before, after: of the reference, and of what is verified.
+        step: the least by which it can change: a pair's share.
+        pictures: that it was measured on.
+    """
 
     before: float
     after: float
     step: float
+    pictures: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,11 +225,13 @@ class _Labelled:
         before, after = (pool.steps() for pool in self._pixels)
         if before is None or after is None:
             return None
-        return Change(before.auroc().value, after.auroc().value, 1 / (before.normal * before.anomalous))
+        return Change(
+            before.auroc().value, after.auroc().value, 1 / (before.normal * before.anomalous), len(self._labels)
+        )
 
     def images(self) -> Change | None:
         before, after = (auroc(scores, self._labels) for scores in self._scores)
         if before is None or after is None:
             return None
-        defective = sum(self._labels)
-        return Change(before, after, 1 / (defective * (len(self._labels) - defective)))
+        pictures, defective = len(self._labels), sum(self._labels)
+        return Change(before, after, 1 / (defective * (pictures - defective)), pictures)

@@ -24,6 +24,8 @@ Pixels = npt.NDArray[np.uint8]
 TEXT = "text_features"
 MARKED = 0.5
 """From which on a pixel counts as marked, for a product without a calibrated threshold."""
+USUAL_PICTURES = 24
+"""Pictures that the limit of an AUROC was measured on; with fewer it is wider in proportion."""
 FREE_PAIRS = 2
 """Pairs of a good and a defective picture that may change places besides: near scores do within any tolerance."""
 
@@ -252,11 +254,20 @@ def _of_output(against: str, output: str, far: Apart, tolerance: Tolerance, limi
 
 
 def _of_auroc(against: str, output: str, rows: Mapping[str, Change], tolerance: Tolerance) -> Check:
-    """The category that changed most beyond what two pairs changing places do: with few pictures that is much."""
-    excess = {name: abs(row.after - row.before) - FREE_PAIRS * row.step for name, row in rows.items()}
-    worst = max(excess, key=lambda name: excess[name])
-    change, free = abs(rows[worst].after - rows[worst].before), FREE_PAIRS * rows[worst].step
-    return _at_most(against, output, "change", change, tolerance.auroc + free, worst)
+    """The category that changed most beyond what is allowed of it."""
+    limits = {name: auroc_limit(tolerance.auroc, row) for name, row in rows.items()}
+    changes = {name: abs(row.after - row.before) for name, row in rows.items()}
+    worst = max(rows, key=lambda name: changes[name] - limits[name])
+    return _at_most(against, output, "change", changes[worst], limits[worst], worst)
+
+
+def auroc_limit(limit: float, row: Change) -> float:
+    """How far an AUROC may change: with few pictures a single one weighs more, and a pair is a large step.
+
+    >>> auroc_limit(0.001, Change(0.9, 0.9, 0.0, 48)), auroc_limit(0.001, Change(0.9, 0.9, 0.01, 12))
+    (0.001, 0.022)
+    """
+    return limit * max(1.0, USUAL_PICTURES / row.pictures) + FREE_PAIRS * row.step
 
 
 def _at_most(against: str, output: str, measure: str, value: float | None, limit: float, worst: str) -> Check:
