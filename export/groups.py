@@ -39,7 +39,7 @@ def watch_groups(
     """Run a float32 module on pictures (S, S, 3), one at a time; `see` gets what each group reads, (1, T, C)."""
     hooks = [
         folded.get_submodule(layers[0]).register_forward_pre_hook(
-            lambda _, inputs, group=group: see(group, inputs[0].numpy())  # type: ignore[misc]
+            lambda _, inputs, group=group: see(group, inputs[0].numpy())
         )
         for group, layers in layer_groups(folded).items()
     ]

@@ -99,14 +99,14 @@ class Int8Plan:
 def quantize_linear(x: Tensor, scale: Tensor) -> Tensor:
     """ONNX's QuantizeLinear with int8 and zero point 0: divided in float32, rounded half to even, saturated."""
     if has_torch_function((x, scale)):
-        return handle_torch_function(quantize_linear, (x, scale), x, scale)  # type: ignore[no-any-return]
+        return handle_torch_function(quantize_linear, (x, scale), x, scale)
     return (x.float() / scale.float()).round().clamp(-LEVELS - 1, LEVELS).to(torch.int8)
 
 
 def dequantize_linear(q: Tensor, scale: Tensor) -> Tensor:
     """ONNX's DequantizeLinear; a scale of one axis belongs to the last axis of `q`. The result has its type."""
     if has_torch_function((q, scale)):
-        return handle_torch_function(dequantize_linear, (q, scale), q, scale)  # type: ignore[no-any-return]
+        return handle_torch_function(dequantize_linear, (q, scale), q, scale)
     return (q.float() * scale.float()).to(scale.dtype)
 
 

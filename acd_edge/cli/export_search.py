@@ -74,7 +74,8 @@ def search_precision(model: AcdClip, options: ExportOptions, wanted: Wanted, tar
     from acd_edge.data.samples import load_data
     from acd_edge.export.search import Trial, best_trial, candidates
 
-    assert wanted.max_drop is not None
+    max_drop = wanted.max_drop
+    assert max_drop is not None
     samples = load_data(wanted.data, split="test")
     if wanted.calib is not None:
         _check_apart(wanted.calib, samples)
@@ -100,14 +101,14 @@ def search_precision(model: AcdClip, options: ExportOptions, wanted: Wanted, tar
             name = bench.backend_name
         finally:
             bench.close()
-    kept = best_trial(trials, wanted.max_drop)
+    kept = best_trial(trials, max_drop)
     gate = {
-        "max_drop": wanted.max_drop, "drop": kept.drop, "pictures": len(samples), "backend": name, "tried": len(trials)
+        "max_drop": max_drop, "drop": kept.drop, "pictures": len(samples), "backend": name, "tried": len(trials)
     }  # fmt: skip
     final = replace(options, source={**options.source, "gate": gate})
     return Found(
         options=_as(final, chosen[kept.name], plan) if kept.name in chosen else replace(final, precision="fp32"),
-        trials=trials, kept=kept, max_drop=wanted.max_drop, pictures=len(samples), backend=name,
+        trials=trials, kept=kept, max_drop=max_drop, pictures=len(samples), backend=name,
     )  # fmt: skip
 
 

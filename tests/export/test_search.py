@@ -199,6 +199,7 @@ def test_a_search_keeps_what_stays_inside(
 ) -> None:
     """An untrained model and two pictures: which is kept is chance, that it is inside and written is not."""
     monkeypatch.setattr("acd_edge.export.search.SHARES", (0, 1 / 4))
+    monkeypatch.setattr("acd_edge.cli.export_search.PROBES", 1)
     calib, data = folders
     flags = ["--max-drop", "100", "--data", data, "--calib", calib, "--backend", "onnxruntime"]
     path = tmp_path / "b"
