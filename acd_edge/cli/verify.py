@@ -13,6 +13,7 @@ import click
 from acd_edge.cli.backend import BackendFlags, backend_flags
 from acd_edge.cli.data import LAYOUT_HELP, Progress
 from acd_edge.errors import UsageError
+from acd_edge.lazy import require
 
 if TYPE_CHECKING:
     from acd_edge.export.bisect import Bisection
@@ -74,6 +75,8 @@ def command(
     asked = _Pictures(path=data, products=products, limit=limit, root=root, layout=layout)
     if clip_weights is not None and checkpoint is None:
         raise UsageError("--clip-weights is for the checkpoint: give --checkpoint CKPT too")
+    if bisect:
+        require("onnx", "export")  # told before the work
     from acd_edge.export.verify import limits_of
     from acd_edge.runtime.bundle import Bundle, builtin_bundle
 

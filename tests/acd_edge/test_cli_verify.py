@@ -211,6 +211,7 @@ def test_a_device_without_torch_and_onnx(tiny: Path, departing: Path, folder: Pa
     done = run(tiny, "--bisect")
     assert done.returncode == 1
     assert "pip install 'acd-edge[export]'" in done.stderr
+    assert "golden samples" not in done.stderr  # told before the work
 
 
 @pytest.fixture
