@@ -27,6 +27,7 @@ _TYPES: Mapping[str, np.dtype[Any]] = MappingProxyType(
 )
 _ERRORS_ONLY, _FATAL_ONLY, _WARNINGS = 3, 4, 2  # severities of its log; the last is its default
 _CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+_CUDA_EXACT = {"use_tf32": "0"}  # else products of float32 are rounded to 10 bits on Ampere and later
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +115,9 @@ def _try_cuda(ort: Any, graph: GraphFile, options: BackendOptions) -> tuple[Any 
         try:
             if hasattr(ort, "preload_dlls"):  # finds CUDA in NVIDIA's wheels
                 ort.preload_dlls()
-            session = ort.InferenceSession(os.fspath(graph.path), chosen, providers=[_CUDA, _CPU], enable_fallback=0)
+            session = ort.InferenceSession(
+                os.fspath(graph.path), chosen, providers=[(_CUDA, _CUDA_EXACT), _CPU], enable_fallback=0
+            )
             session.disable_fallback()
         except Exception as error:  # noqa: BLE001  # as above
             return None, _first_line(error)
