@@ -133,7 +133,7 @@ def int8_plan(model: AcdClip, wanted: Wanted, progress: Progress) -> Int8Plan:
 
 def described(record: Mapping[str, Any]) -> str:
     """The manifest's record of a calibration in words."""
-    percentile = f" {record['percentile']:g}" if "percentile" in record else ""
+    percentile = f" {record['percentile']}" if "percentile" in record else ""
     left_out = f", {len(record['left_out'])} left out" if record["left_out"] else ""
     return (
         f"{record['groups']} groups of linear layers in a graph of {record['base']}{left_out}; "

@@ -164,6 +164,7 @@ def test_export_int8_from_a_folder(checkpoint: Path, folders: tuple[Path, Path],
     shown = call("export", checkpoint, "--int8", "--fp32", "--calib", folders[0], "-o", path).stdout
     assert "drift of int8, anomaly_map: cosine" in shown
     assert "INT8: 48 groups" in shown
+    assert "percentile 99.99999 of 3 pictures" in shown
     with Bundle.open(path) as opened:
         manifest = opened.manifest
         record = manifest.source["int8"]
