@@ -5,7 +5,7 @@ Runtime, with the pixel AUROC of every faster path on pictures of training sets 
 --vitl also ViT-L/14 at 518, N = 3, seeded weights, against eager torch that does what the authors' code does.
 
 python benchmarks/cpu_paths.py --data SET [--data SET ...] --folder FOLDER [--vitl FOLDER]
-                               [--size 336] [--rounds 7] [--pictures 60]
+                               [--size 336] [--rounds 7] [--pictures 60] [--vitl-int8] [--fp16-base]
 
 FOLDER keeps bundles, calibration pictures and the result of each part, so that a second call goes on where the first
 ended; --again measures anew. --vitl takes the folder of benchmarks/vitl_onnxruntime.py.
@@ -205,7 +205,8 @@ def close(detectors: Mapping[str, Detector]) -> None:
 def built_in(size: int, samples: list[Sample], calib: Path, options: argparse.Namespace) -> dict[str, Any]:
     """One size of the built-in model."""
     folder = options.folder / str(size)
-    detectors, refused = opened(bundles_in(folder, None, ["--size", size], calib, tuple(PRECISIONS)))
+    kinds = [kind for kind in PRECISIONS if kind != "int8-fp16" or options.fp16_base]
+    detectors, refused = opened(bundles_in(folder, None, ["--size", size], calib, kinds))
     took = timed(detectors, size, options.rounds)
     rows = rows_of(detectors, took, BASELINE)
     faster = {name: each for name, each in detectors.items() if rows[name]["times_faster"]["median"] > 1}
@@ -230,7 +231,8 @@ def vitl(calib: Path, options: argparse.Namespace) -> dict[str, Any]:
     bundle = bundle_of(folder)
     if not (folder / "fp32").exists():
         (folder / "fp32").symlink_to(bundle.name)
-    bundles_in(folder, folder / "ckpt", ["--calib-count", 8], calib, ["int8-fp32"])
+    if options.vitl_int8:
+        bundles_in(folder, folder / "ckpt", ["--calib-count", 4], calib, ["int8-fp32"])
     detectors, refused = opened(folder, VITL_SIDES)
     size, theirs = detectors[BASELINE].bundle.manifest.size, eager(folder)
     took = timed(detectors, size, max(LEAST_ROUNDS, options.rounds - 2), {"eager": theirs})
@@ -293,6 +295,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, action="append", required=True)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--vitl", type=Path)
+    parser.add_argument("--vitl-int8", action="store_true", help="export it in INT8 too: minutes, and 8 GB")
+    parser.add_argument("--fp16-base", action="store_true", help="export INT8 on fp16 too, which is for TensorRT")
     parser.add_argument("--size", type=int, action="append", choices=SIZES)
     parser.add_argument("--rounds", type=int, default=LEAST_ROUNDS + 2)
     parser.add_argument("--pictures", type=int, default=60)
