@@ -34,7 +34,9 @@ class Ort:
         ort = self
 
         class InferenceSession:
-            def __init__(self, path: str, options: Any, *, providers: list[str], **kwargs: Any) -> None:
+            def __init__(self, path: str, options: Any, *, providers: list[Any], **kwargs: Any) -> None:
+                self.settings = dict(each for each in providers if not isinstance(each, str))
+                providers = [each if isinstance(each, str) else each[0] for each in providers]
                 self.providers, self.options, self.fallback = providers, options, True
                 if CUDA in providers:
                     assert kwargs == {"enable_fallback": 0}
@@ -81,6 +83,7 @@ def test_uses_cuda_where_it_works(
     assert backend.name == "onnxruntime (CUDA)"
     [session] = ort.sessions
     assert session.providers == [CUDA, CPU]
+    assert session.settings == {CUDA: {"use_tf32": "0"}}  # else an fp32 bundle would not be computed in float32
     assert not session.fallback, "a failing run would go on on the CPU"
     assert session.options.intra_op_num_threads == 2
     assert capsys.readouterr().out == "", "stdout is for results"
