@@ -27,6 +27,7 @@ _MOST_ENUMERATED = 20_000  # ways to part the blocks that are all gone through
 _SHUFFLES = 9_999
 _NORMAL_FROM = 20  # blocks on each side, from which on the sum of ranks is normal enough
 _SEED = 20_260_101
+_WIDER = 2  # blocks as long as the rule says still resemble their neighbours: of two alike runs too many differed
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class Comparison:
         p: of the rank test, two-sided.
         method: how p was found.
         block: frames in a block.
+        least_p: the smallest p that so many blocks can give.
     """
 
     a: float
@@ -83,6 +85,12 @@ class Comparison:
     p: float
     method: str
     block: int
+    least_p: float
+
+    @property
+    def is_decidable(self) -> bool:
+        """Whether there are blocks enough for any difference to be significant."""
+        return self.least_p < SIGNIFICANT
 
     @property
     def differs(self) -> bool:
@@ -100,18 +108,25 @@ def compare_medians(a: npt.ArrayLike, b: npt.ArrayLike) -> Comparison:
     Args:
         a, b: above zero, at least one value each.
 
+    The blocks are twice as long as `block_length` says. That length errs least in the variance; a test at a stated
+    level wants blocks that hardly know their neighbours. For pairs of 200 alike frames that remember 0.8 (0.95) of
+    the one before, 6.5 % (9 %) differ so, and 10 % (24 %) with blocks of the rule's own length.
+
     >>> compare_medians([1, 2, 3, 4] * 9, [1, 2, 3, 4] * 9).differs
     False
     """
     first, second = np.asarray(a, np.float64), np.asarray(b, np.float64)
     length = max(block_length(first), block_length(second))
+    length = length if length == 1 else _WIDER * length
     length = max(1, min(length, len(first) // 2, len(second) // 2))
     rng = np.random.default_rng(_SEED)
     logs = np.log(_medians(second, length, rng)) - np.log(_medians(first, length, rng))
     low, high = np.exp(np.percentile(logs, (50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE))))
     medians = float(np.median(first)), float(np.median(second))
     p, method = block_rank_test(first, second, length)
-    return Comparison(*medians, Interval(medians[1] / medians[0], float(low), float(high)), p, method, length)
+    ratio = Interval(medians[1] / medians[0], float(low), float(high))
+    counts = len(first) // length, len(second) // length
+    return Comparison(*medians, ratio, p, method, length, 2 / math.comb(sum(counts), counts[0]))
 
 
 def block_length(series: Doubles) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from acd_edge.bench.compare import Pair
+from acd_edge.bench.statistics import SIGNIFICANT
 
 __all__ = ["aligned", "compared_table", "result_table"]
 
@@ -131,7 +132,8 @@ def _soak(soak: Mapping[str, Any]) -> list[str]:
         return [*lines, "drift: too few frames to tell"]
     found = change["latency"]
     ratio = found["ratio"]
-    verdict = "a difference" if found["differs"] else "no difference"
+    undecided = "no difference" if found["least_p"] < SIGNIFICANT else "too few frames to tell"
+    verdict = "a difference" if found["differs"] else undecided
     lines.append(
         f"drift: last quarter {_ms(found['b'])} ms against first {_ms(found['a'])} ms, ratio {ratio['value']:.3f} "
         f"({ratio['low']:.3f} to {ratio['high']:.3f}), {verdict}"

@@ -482,7 +482,7 @@ def test_a_soak_in_windows_that_are_written_as_they_end(tmp_path: Path) -> None:
 def test_drift_of_the_last_quarter_against_the_first(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     windows = soaked(jetson_root(tmp_path / "root"), [10.0] * 40, []).windows
-    steady, rising = rng.normal(10, 0.2, 200), rng.normal(10, 0.2, 200) + np.linspace(0, 2, 200)
+    steady, rising = rng.normal(10, 0.2, 2000), rng.normal(10, 0.2, 2000) + np.linspace(0, 2, 2000)
     found = drift(list(rising), windows)
     assert found is not None
     assert found["latency"]["differs"]

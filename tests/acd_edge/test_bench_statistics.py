@@ -111,6 +111,27 @@ def test_frames_with_a_memory_do_not_cry_wolf() -> None:
     assert by_frames >= 15
 
 
+@pytest.mark.parametrize("memory", [0.0, 0.5, 0.8, 0.95])
+def test_short_runs_cry_wolf_about_as_often_as_promised(memory: float) -> None:
+    """Of 40 pairs of 60 alike frames; 7 or more have a probability of 0.3 % at 5 %.
+
+    Blocks of the rule's own length, the control, let too many through where frames remember long.
+    """
+    pairs = [(walk(2 * seed, 60, memory), walk(2 * seed + 1, 60, memory)) for seed in range(40)]
+    assert sum(compare_medians(a, b).differs for a, b in pairs) <= 6
+    if memory == 0.95:
+        lengths = [max(block_length(a), block_length(b)) for a, b in pairs]
+        narrow = (block_rank_test(a, b, length)[0] for (a, b), length in zip(pairs, lengths, strict=True))
+        assert sum(p < 0.05 for p in narrow) >= 8
+
+
+@pytest.mark.parametrize("memory", [0.0, 0.5, 0.8])
+def test_ten_per_cent_are_found(memory: float) -> None:
+    """Of 20 pairs of 200 frames that scatter by a few per cent."""
+    pairs = [(walk(2 * seed, 200, memory), 1.1 * walk(2 * seed + 1, 200, memory)) for seed in range(20)]
+    assert sum(compare_medians(a, b).differs for a, b in pairs) >= 18
+
+
 def test_the_interval_holds_the_truth_about_as_often_as_it_says() -> None:
     """Of 60 intervals of 95 %, 52 or more hold the true ratio with a probability of 98.9 %; the control is far off."""
     draws = [np.random.default_rng(seed) for seed in range(60)]
