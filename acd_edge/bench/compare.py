@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from acd_edge.bench.results import Result
-from acd_edge.bench.statistics import SIGNIFICANT, Comparison, compare_medians
+from acd_edge.bench.statistics import Comparison, compare_medians
 from acd_edge.bench.stopwatch import ROWS
 
 __all__ = ["Pair", "changed_controls", "compare_results", "differences", "to_dict", "too_short"]
@@ -46,6 +45,8 @@ class Pair:
     @property
     def verdict(self) -> str:
         """Of b against a, in words."""
+        if not self.comparison.is_decidable:
+            return "too few frames"
         if not self.comparison.differs:
             return "no difference"
         change = 100 * (self.comparison.ratio.value - 1)
@@ -72,9 +73,10 @@ def differences(a: Result, b: Result) -> list[str]:
     found += [f"the version of {name} differs: {one} and {other}" for name, one, other in _versions(a, b)]
     for letter, each in (("A", a), ("B", b)):
         if (ending := each.fact("ending")) not in (None, "complete"):
-            found.append(f"{letter} is not complete: {ending}")
+            found.append(f"{letter} is not complete: {_shown(ending)}")
         if throttled := each.fact("throttled"):
-            found.append(f"{letter} was throttled: {', '.join(map(str, throttled))}")
+            told = throttled if isinstance(throttled, list) else [throttled]
+            found.append(f"{letter} was throttled: {', '.join(map(_plain, told))}")
         load, cores = each.fact("machine", "load_before"), each.fact("machine", "usable_cores")
         if isinstance(load, (int, float)) and isinstance(cores, int) and load > _BUSY * cores:
             found.append(f"{letter} was measured beside other programs (load {load:g} on {cores} cores)")
@@ -103,10 +105,11 @@ def changed_controls(pairs: Mapping[str, Pair], a: Result, b: Result) -> list[st
 
 def too_short(pairs: Mapping[str, Pair], a: Result, b: Result) -> list[str]:
     """Whether there are so few frames, for as long as they remember each other, that no p could be significant."""
-    block = pairs["end_to_end"].comparison.block
-    counts = [len(each.samples["end_to_end"]) // block for each in (a, b)]
-    if 2 / math.comb(sum(counts), counts[0]) < SIGNIFICANT:
+    whole = pairs["end_to_end"].comparison
+    if whole.is_decidable:
         return []
+    block = whole.block
+    counts = [len(each.samples["end_to_end"]) // block for each in (a, b)]
     return [
         f"A has {counts[0]} and B {counts[1]} independent blocks (of {block}): too few for any difference to show; "
         "measure more frames"
@@ -118,15 +121,20 @@ def _versions(a: Result, b: Result) -> list[tuple[str, str, str]]:
     if not isinstance(mine, Mapping) or not isinstance(theirs, Mapping):
         return []
     names = sorted({*mine, *theirs})
-    return [(name, _shown(mine.get(name)), _shown(theirs.get(name)))
+    return [(_plain(name), _shown(mine.get(name)), _shown(theirs.get(name)))
             for name in names if mine.get(name) != theirs.get(name)]  # fmt: skip
 
 
 def _shown(value: object) -> str:
     if value is None:
         return "none"
-    text = str(value)
+    text = _plain(value)
     return text if len(text) <= 60 else f"{text[:12]}..."
+
+
+def _plain(value: object) -> str:
+    """On one line, and without what would steer a terminal: a result may come from elsewhere."""
+    return "".join(char if char.isprintable() else "?" for char in " ".join(str(value).split()))
 
 
 def to_dict(pairs: Mapping[str, Pair], warnings: list[str], a: Result, b: Result) -> dict[str, Any]:

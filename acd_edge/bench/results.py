@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 import os
+import secrets
 from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ __all__ = ["KIND", "SCHEMA", "Result", "check_output", "document", "read_result"
 SCHEMA, KIND = 1, "acd-edge bench"
 _LIMIT = 512 << 20  # bytes; 10,000 frames take less than a million
 _FEWEST = 2
+_LONGEST = 1e12  # milliseconds; a NaN, an infinity and a whole number that no double holds are not below it either
 
 
 def document(measured: Measurement, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,13 +92,15 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
     Raises:
         OutputError: the place cannot be written.
     """
-    part = path.absolute().with_name(f".{path.name}.part")
+    part = path.absolute().with_name(f".{path.name}.{secrets.token_hex(4)}.part")  # two may write at once
     try:
-        part.write_text(json.dumps(values, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(part, path)
+        with part.open("x", encoding="utf-8") as stream:
+            stream.write(json.dumps(values, allow_nan=False) + "\n")
+        part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        part.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -156,4 +159,4 @@ def _samples(path: Path, found: Any) -> dict[str, array[float]]:
 
 
 def _is_time(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _LONGEST

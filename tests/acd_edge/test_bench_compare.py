@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from acd_edge.bench.results import KIND, SCHEMA, read_result
+from acd_edge.bench.results import KIND, SCHEMA, read_result, write_json
 from acd_edge.cli import cli
 from acd_edge.errors import BenchError
 
@@ -117,7 +118,7 @@ def test_a_stage_that_should_not_change_and_does_is_told(tmp_path: Path) -> None
     assert not any("should cost the same" in each for each in json.loads(compare(a, b, "--json").stdout)["warnings"])
 
 
-@pytest.mark.parametrize(("frames", "told"), [(3, True), (12, False)])
+@pytest.mark.parametrize(("frames", "told"), [(3, True), (40, False)])
 def test_too_few_frames_for_any_difference_are_told(tmp_path: Path, frames: int, told: bool) -> None:
     """Of three and three the most extreme choice is one of twenty, on either side: p is never below 0.1."""
     a = result(tmp_path / "a.json", frames=frames)
@@ -126,6 +127,7 @@ def test_too_few_frames_for_any_difference_are_told(tmp_path: Path, frames: int,
     words = "A has 3 and B 3 independent blocks (of 1): too few for any difference to show"
     assert any(each.startswith(words) for each in values["warnings"]) is told
     assert values["rows"]["end_to_end"]["differs"] is not told
+    assert (values["rows"]["end_to_end"]["verdict"] == "too few frames") is told
 
 
 def test_the_comparison_can_be_kept(tmp_path: Path) -> None:
@@ -149,6 +151,10 @@ def test_the_comparison_can_be_kept(tmp_path: Path) -> None:
         ('{"kind": "acd-edge bench", "schema": 1, "samples_ms": {"end_to_end": [1, 2], "x": [1, 2]}}', "or unknown"),
         ('{"kind": "acd-edge bench", "schema": 1, "samples_ms": {"end_to_end": [1, "2"]}}', "a time that is no number"),
         ('{"kind": "acd-edge bench", "schema": 1, "samples_ms": {"end_to_end": [1, NaN]}}', "a time that is no number"),
+        (
+            f'{{"kind": "acd-edge bench", "schema": 1, "samples_ms": {{"end_to_end": [1, 1{"0" * 400}]}}}}',
+            "a time that is no number",
+        ),
         ('{"kind": "acd-edge bench", "schema": 1, "samples_ms": {"end_to_end": [1]}}', "too few frames"),
         ('{"kind": "acd-edge bench", "schema": 1, "samples_ms": {"end_to_end": [0, 1]}}', "too few frames"),
         (
@@ -165,6 +171,32 @@ def test_a_file_that_is_no_result(tmp_path: Path, content: str | None, words: st
         read_result(path)
     found = compare(result(tmp_path / "a.json"), path)
     assert (found.exit_code, found.stdout, found.stderr.count("\n")) == (1, "", 1)
+
+
+def test_facts_of_a_strange_kind_are_told_on_one_line_each(tmp_path: Path) -> None:
+    """A result may come from elsewhere: what it says neither breaks the program nor steers the terminal."""
+    odd = {"throttled": 5, "ending": "\x1b[31mred\nError: b", "machine": [1], "versions": {"\x1b[2J": {"a": 1}}}
+    found = compare(result(tmp_path / "a.json"), result(tmp_path / "b.json", seed=2, **odd))
+    assert found.exit_code == 0
+    assert "\x1b" not in found.stdout
+    assert "warning: B is not complete: ?[31mred Error: b\n" in found.stdout
+    assert "warning: B was throttled: 5\n" in found.stdout
+
+
+def test_two_write_one_place_at_once_and_a_link_in_the_way_is_not_followed(tmp_path: Path) -> None:
+    """Each writes beside the place under a name of its own, and nothing of that stays."""
+    path, other = tmp_path / "a.json", tmp_path / "other"
+    other.write_text("mine")
+    (tmp_path / ".a.json.part").symlink_to(other)
+    writers = [threading.Thread(target=write_json, args=(path, {"x": [n] * 50_000})) for n in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    values = json.loads(path.read_text())["x"]
+    assert (len(values), len(set(values))) == (50_000, 1)
+    assert {each.name for each in tmp_path.iterdir()} == {"a.json", "other", ".a.json.part"}
+    assert other.read_text() == "mine"
 
 
 def test_deep_json_is_one_line(tmp_path: Path) -> None:
