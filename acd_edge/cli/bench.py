@@ -15,7 +15,7 @@ import click
 from click.core import ParameterSource
 
 from acd_edge.cli.backend import BackendFlags, backend_flags, load_detector
-from acd_edge.errors import UsageError
+from acd_edge.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
     from acd_edge.bench.canvas import Canvas
@@ -207,17 +207,18 @@ def _measure(flags: Flags, how: BackendFlags) -> int:
     if len(flags.inputs) > 1:
         raise UsageError(f"one bundle is measured, got {', '.join(map(str, flags.inputs))}")
     bundle = flags.inputs[0] if flags.inputs else None
-    teller = Progress(flags)
-    voice = Voice(each=teller.frame, write=partial(_keep, flags), say=partial(click.echo, err=True))
+    teller, keeper = Progress(flags), Keeper(flags.as_json)
+    voice = Voice(each=teller.frame, write=keeper.write, say=partial(click.echo, err=True))
     outcome = bench(lambda: load_detector(bundle, product=flags.product, how=how), _config(flags, how), voice)
     values = outcome.values
     click.echo(json.dumps(values) if flags.as_json == STDOUT else result_table(values))
+    status = _end(keeper.error)
     _draw(flags.plot, partial(result_plot, values, _title(values)))
-    return _end(outcome.error)
+    return max(status, _end(outcome.error))
 
 
 def _end(error: BaseException | None) -> int:
-    """The exit status after the result was told: 1 for a source that broke off; Ctrl-C goes on its way."""
+    """The exit status after the result was told: 1 for what the user can mend; Ctrl-C goes on its way."""
     if isinstance(error, KeyboardInterrupt):
         raise error
     if error is not None:
@@ -241,11 +242,32 @@ def _config(flags: Flags, how: BackendFlags) -> BenchConfig:
     )
 
 
-def _keep(flags: Flags, values: Mapping[str, Any]) -> None:
-    from acd_edge.bench.results import write_json
+class Keeper:
+    """Writes the result, at the end and after each window of a soak; a disk that is full loses no measurement.
 
-    if flags.as_json not in (None, STDOUT):
-        write_json(flags.as_json, values)
+    Attributes:
+        error: why the newest result is not on the disk; None where it is.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = None if path == STDOUT else path
+        self.error: OutputError | None = None
+
+    def write(self, values: Mapping[str, Any]) -> None:
+        """Write it, or tell once why it cannot be."""
+        from acd_edge.bench.measure import GOING_ON
+        from acd_edge.bench.results import write_json
+
+        if self._path is None:
+            return
+        known = self.error is not None
+        try:
+            write_json(self._path, values)
+            self.error = None
+        except OutputError as error:
+            self.error = error
+            if not known and values["ending"] == GOING_ON:
+                click.echo(f"{error}; the measuring goes on", err=True)
 
 
 def _draw(path: Path | None, draw: Any) -> None:

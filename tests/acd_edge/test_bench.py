@@ -28,7 +28,7 @@ from acd_edge.bench.stopwatch import FrameTimes, Kept, Stopwatch, lap_cost_us
 from acd_edge.bench.table import result_table
 from acd_edge.cli import cli
 from acd_edge.device.power import Sample
-from acd_edge.errors import BenchError
+from acd_edge.errors import BenchError, OutputError
 from acd_edge.runtime import Detector
 from acd_edge.runtime import detector as detecting
 from acd_edge.runtime.backends import BackendOptions
@@ -515,6 +515,39 @@ def test_each_window_leaves_a_document(bundle: Path, tmp_path: Path, monkeypatch
     assert frames[-1] == values["frames"]
     assert set(endings[:-1]) == {"it was still going on"}  # which is what a power cut leaves
     assert endings[-1] == "complete"
+
+
+def full_disk(monkeypatch: pytest.MonkeyPatch, *, times: int) -> None:
+    """The first so many documents find no room."""
+    left = [times]
+
+    def write(path: Path, values: dict[str, Any]) -> None:
+        left[0] -= 1
+        if left[0] >= 0:
+            raise OutputError(f"{path} cannot be written: No space left on device")
+        path.write_text(json.dumps(values))
+
+    monkeypatch.setattr("acd_edge.bench.results.write_json", write)
+
+
+def test_a_disk_that_is_full_at_the_end_loses_no_measurement(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full_disk(monkeypatch, times=1)
+    result = run(bundle, "--frames", 3, "--warm-up", 0, "--json", tmp_path / "a.json", "--plot", tmp_path / "a.svg")
+    assert (result.exit_code, result.stderr.count("No space left on device")) == (1, 1)
+    assert "to the decision" in result.stdout
+    assert (tmp_path / "a.svg").exists()
+
+
+def test_a_disk_that_is_full_for_a_while_does_not_end_a_soak(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("acd_edge.bench.run.soak_interval", lambda minutes: 0.01)
+    full_disk(monkeypatch, times=2)
+    result = run(bundle, "--soak", 0.02, "--warm-up", 0, "--json", tmp_path / "a.json")
+    assert (result.exit_code, result.stderr.count("the measuring goes on")) == (0, 1)
+    assert read_result(tmp_path / "a.json").fact("ending") == "complete"
 
 
 def test_the_plots_hold_their_words_and_no_markup_of_others(tmp_path: Path) -> None:
