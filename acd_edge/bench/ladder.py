@@ -8,12 +8,15 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from acd_edge.bench.results import write_json
-from acd_edge.errors import AcdEdgeError, BenchError, ExportError, MissingExtra, OutputError
+from acd_edge.errors import AcdEdgeError, BenchError, BundleError, ExportError, MissingExtra, OutputError
+from acd_edge.runtime.bundle import Bundle
+from acd_edge.runtime.bundle_files import MANIFEST
 
 __all__ = [
     "PRECISIONS", "Choice", "Ladder", "Latency", "Request", "Rung", "Work", "best_rung", "default_precisions",
@@ -24,6 +27,9 @@ PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 _SHARES = (1 / 2, 2 / 3, 5 / 6, 1, 7 / 6)  # of the checkpoint's own size
 _KEPT = "ladder.json"
 _SCHEMA = 1
+_LAST_WAIT = 10.0  # seconds for an export that was told to end; torch looks up between two layers
+_CODE = "import sys; sys.path[:] = {path!r}; from acd_edge.__main__ import main; main()"
+"""The same modules as here: with `-m` those in the current folder would come first."""
 
 
 @dataclass(frozen=True, order=True)
@@ -130,14 +136,29 @@ def export_rung(request: Request, choice: Choice, bundle: Path) -> None:
     Raises:
         ExportError: it failed; its own words are the reason.
     """
-    arguments = request.arguments(choice, bundle)
-    done = subprocess.run(
-        [sys.executable, "-m", "acd_edge", *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True
-    )
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
+    code, stderr = _run_module(request.arguments(choice, bundle))
+    if code:
+        lines = stderr.strip().splitlines() or [f"it ended with {code}"]
         told = next((line for line in reversed(lines) if line.startswith("Error: ")), lines[-1])
         raise ExportError(told.removeprefix("Error: "))
+
+
+def _run_module(arguments: Sequence[str]) -> tuple[int, str]:
+    """Run acd-edge; its exit status and stderr. Where this is interrupted it gets time to remove what is temporary."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", _CODE.format(path=sys.path), *arguments],
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace",
+    )  # fmt: skip
+    with process:
+        try:
+            _, stderr = process.communicate()
+        except BaseException:
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_LAST_WAIT)
+            process.kill()
+            raise
+    return process.returncode, stderr
 
 
 def sizes_around(own: int, patch: int) -> tuple[int, ...]:
@@ -182,22 +203,35 @@ class Work:
         return self.folder / choice.name
 
     def has(self, request: Request, choice: Choice) -> bool:
-        """Whether the very rung was exported before."""
-        kept = self._rung(choice).get("exported")
-        return bool(kept == request.identity(choice)) and self.bundle(choice).is_dir()
+        """Whether the very rung was exported before, and is as it was."""
+        if self._rung(choice).get("exported") != request.identity(choice):
+            return False
+        try:
+            with Bundle.open(self.bundle(choice)):
+                return True
+        except BundleError:
+            return False
 
     def make_room(self, choice: Choice) -> None:
         """Remove the bundle of another request; what this folder did not export is somebody else's, and stays.
+
+        From here on the place is the ladder's: an export that is interrupted leaves nothing that a later walk takes
+        for the one that was there, or for somebody else's.
 
         Raises:
             BenchError: it is in the way.
         """
         bundle = self.bundle(choice)
-        if not os.path.lexists(bundle):
-            return
-        if "exported" not in self._rung(choice) or bundle.is_symlink():
+        is_there = os.path.lexists(bundle)
+        if is_there and not ("exported" in self._rung(choice) and _is_bundle(bundle)):
             raise BenchError(f"{bundle} was not exported by a ladder and is in the way; choose another -o")
-        shutil.rmtree(bundle)
+        self._kept["rungs"][choice.name] = {"exported": None}
+        self._write()
+        if is_there:
+            try:
+                shutil.rmtree(bundle)
+            except OSError as error:
+                raise OutputError(f"{bundle} cannot be removed: {error.strerror or error}") from error
 
     def exported(self, request: Request, choice: Choice) -> None:
         """Keep that it is there."""
@@ -223,6 +257,11 @@ class Work:
 
     def _write(self) -> None:
         write_json(self._path, self._kept)
+
+
+def _is_bundle(folder: Path) -> bool:
+    """Whether a folder may go: what `export` writes has a manifest from the moment that it is there."""
+    return (folder / MANIFEST).is_file() and not folder.is_symlink()
 
 
 def _read(path: Path) -> dict[str, Any]:

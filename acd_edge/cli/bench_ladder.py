@@ -16,7 +16,7 @@ import click
 
 from acd_edge.cli.backend import BackendFlags, load_detector
 from acd_edge.cli.data import Progress
-from acd_edge.errors import DataError, UsageError
+from acd_edge.errors import BenchError, BundleError, DataError, UsageError
 
 if TYPE_CHECKING:
     from acd_edge.bench.ladder import Choice, Ladder, Latency, Request, Rung, Work
@@ -88,11 +88,12 @@ def _sizes(own: int, bundle: Path, around: Any) -> tuple[int, ...]:
     """Around the checkpoint's own; that alone where its bundle could not be made, which the first rung says."""
     from acd_edge.runtime.bundle import Bundle
 
-    if not bundle.is_dir():
+    try:
+        with Bundle.open(bundle) as opened:
+            found: tuple[int, ...] = around(own, opened.manifest.patch)
+            return found
+    except BundleError:
         return (own,)
-    with Bundle.open(bundle) as opened:
-        found: tuple[int, ...] = around(own, opened.manifest.patch)
-        return found
 
 
 def _request(flags: Flags, samples: Sequence[Sample], how: BackendFlags) -> Request:
@@ -163,11 +164,14 @@ class _Measure:
 
     def __call__(self, bundle: Path) -> tuple[Latency, str]:
         from acd_edge.bench.ladder import Latency
+        from acd_edge.bench.measure import COMPLETE
         from acd_edge.bench.run import bench
 
         outcome = bench(lambda: load_detector(bundle, product="object", how=self._how), self._config())
         if outcome.error is not None:
             raise outcome.error
+        if (ending := outcome.values["ending"]) != COMPLETE:
+            raise BenchError(f"{ending}; give a longer --source, or fewer --frames")
         row = outcome.values["rows_ms"]["decision"]
         return Latency(row["p50"], row["p95"]), outcome.values["subject"]["backend"]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -156,6 +158,76 @@ def test_a_folder_that_is_not_ours_stays(tmp_path: Path) -> None:
     (tmp_path / "ladder.json").write_text("[]")
     with pytest.raises(BenchError, match="of no ladder"):
         Work(tmp_path)
+
+
+def test_a_rung_that_was_altered_is_exported_again(tmp_path: Path) -> None:
+    climbed(tmp_path, "28-fp32", "42-fp32")
+    graph = tmp_path / "28-fp32" / "model.onnx"
+    graph.write_bytes(graph.read_bytes() + b"x")
+    ladder = climbed(tmp_path, "28-fp32", "42-fp32")
+    assert [rung.reason for rung in ladder.rungs] == ["", ""]
+    assert TRIED == ["28-fp32", "42-fp32", "28-fp32"]
+
+
+def test_an_export_that_was_interrupted_is_neither_the_one_before_nor_somebody_elses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after the bundle was there and before that was kept: it is exported again, for whichever request."""
+
+    def killed(work: Work, request: Request, choice: Choice) -> None:
+        raise KeyboardInterrupt
+
+    other = replace(REQUEST, checkpoint_sha256="2e")
+    climbed(tmp_path, "28-fp32")
+    with monkeypatch.context() as patch:
+        patch.setattr(Work, "exported", killed)
+        with pytest.raises(KeyboardInterrupt):
+            climbed(tmp_path, "28-fp32", request=other)
+    assert climbed(tmp_path, "28-fp32").rungs[0].reason == ""
+    assert TRIED == ["28-fp32"] * 3
+
+
+def test_an_interrupted_export_has_time_to_tidy_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request to end reaches this process alone; the export would else be killed and leave its half."""
+    tidied = tmp_path / "tidied"
+    monkeypatch.setattr(
+        climbing,
+        "_CODE",
+        "# {path}\nimport pathlib, signal, sys, time\n"
+        f"signal.signal(signal.SIGTERM, lambda *_: (pathlib.Path({str(tidied)!r}).touch(), sys.exit(143)))\n"
+        f"pathlib.Path({str(tmp_path / 'there')!r}).touch()\ntime.sleep(60)",
+    )
+
+    def communicate(process: subprocess.Popen[str]) -> None:
+        while not (tmp_path / "there").exists():
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess.Popen, "communicate", communicate)
+    with pytest.raises(KeyboardInterrupt):
+        climbing.export_rung(REQUEST, Choice(28, "fp32"), tmp_path / "out")
+    assert tidied.exists()
+
+
+def test_an_export_takes_no_module_of_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "json.py").write_text("raise SystemExit('another json')")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ExportError, match=r"^no checkpoint at none"):
+        climbing.export_rung(replace(REQUEST, checkpoint=Path("none")), Choice(28, "fp32"), tmp_path / "out")
+
+
+def test_a_source_that_is_too_short_for_a_rung_is_told(
+    checkpoint: Path, data: Path, tmp_path: Path, exported: None
+) -> None:
+    """Five frames have no 95th percentile to hold against a budget."""
+    cv2 = pytest.importorskip("cv2")
+    clip = cv2.VideoWriter(str(tmp_path / "v.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
+    for _ in range(5):
+        clip.write(np.zeros((48, 64, 3), np.uint8))
+    clip.release()
+    result = climb(checkpoint, data, "--size", 28, "--frames", 9, "--source", tmp_path / "v.avi")
+    assert result.exit_code == 1
+    assert "28-fp32: the source ended: 4 frames counted, 9 were asked for; give a longer --source" in result.stdout
 
 
 def test_from_the_command_line(checkpoint: Path, data: Path, tmp_path: Path, exported: None) -> None:
