@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ import click
 from acd_edge.cli.backend import BackendFlags, load_detector
 from acd_edge.cli.data import Progress as Counter
 from acd_edge.cli.export_precision import Wanted, int8_plan
-from acd_edge.errors import AcdEdgeError, DataError, UsageError
+from acd_edge.errors import AcdEdgeError, DataError, DeviceError, MissingExtra, UsageError
 
 if TYPE_CHECKING:
     from acd_edge.data.samples import Sample
@@ -133,17 +132,18 @@ def _check_apart(calib: Path, samples: Sequence[Sample]) -> None:
 def _backend(wanted: Wanted) -> tuple[BackendFlags, bool]:
     """What measures, and whether it builds engines: TensorRT where it and a GPU are, unless told otherwise."""
     name = wanted.backend or "auto"
-    if name == "auto" and importlib.util.find_spec("tensorrt") is not None and _has_gpu():
+    if name == "auto" and _has_tensorrt():
         name = "tensorrt"
     return BackendFlags(backend=name), name == "tensorrt"
 
 
-def _has_gpu() -> bool:
+def _has_tensorrt() -> bool:
     from acd_edge.runtime.cuda import open_cuda
+    from acd_edge.runtime.trt_module import load_tensorrt
 
     try:
-        open_cuda("auto")
-    except AcdEdgeError:
+        load_tensorrt(), open_cuda()
+    except (MissingExtra, DeviceError):
         return False
     return True
 

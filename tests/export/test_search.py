@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from acd_edge.cli import cli
+from acd_edge.cli.backend import BackendFlags
 from acd_edge.cli.export_precision import Wanted
-from acd_edge.errors import UsageError
+from acd_edge.cli.export_search import _backend
+from acd_edge.errors import DeviceError, UsageError
 from acd_edge.export.int8 import Int8Plan, observe_inputs
 from acd_edge.export.search import (
     Trial,
@@ -113,6 +116,21 @@ def test_a_layer_that_int8_ruins_comes_first() -> None:
 def test_flags_that_do_not_go_together(flags: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         Wanted(**flags)
+
+
+def test_engines_are_measured_where_tensorrt_and_a_gpu_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = Wanted(max_drop=0.1, data=(Path(),))
+    assert _backend(replace(wanted, backend="openvino")) == (BackendFlags(backend="openvino"), False)
+    monkeypatch.setattr("acd_edge.runtime.trt_module.load_tensorrt", lambda: object())
+    monkeypatch.setattr("acd_edge.runtime.cuda.open_cuda", lambda: object())
+    assert _backend(wanted) == (BackendFlags(backend="tensorrt"), True)
+    assert _backend(replace(wanted, backend="onnxruntime")) == (BackendFlags(backend="onnxruntime"), False)
+
+    def nothing() -> None:
+        raise DeviceError("no GPU")
+
+    monkeypatch.setattr("acd_edge.runtime.cuda.open_cuda", nothing)
+    assert _backend(wanted) == (BackendFlags(), False)
 
 
 def test_labels() -> None:
