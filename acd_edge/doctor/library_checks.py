@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from acd_edge.doctor.checks import Check
 from acd_edge.doctor.facts import Facts
-from acd_edge.doctor.machine_checks import hidden_packages_fix
+from acd_edge.doctor.machine_checks import hidden_packages_fix, other_file_fix
 from acd_edge.doctor.reports import Report
 
 __all__ = ["cuda_checks", "onnxruntime_checks", "opencv_checks", "openvino_checks", "tensorrt_checks"]
@@ -63,7 +63,10 @@ def _no_opencv(facts: Facts, report: Report) -> Check:
         return Check("pictures", "OpenCV", "missing", "not installed", _opencv_fix(facts), "no-opencv")
     numpy = facts.machine.python.distributions.get("numpy", "")
     text = f"installed, and does not work: {report.error}"
-    if re.search("numpy|_ARRAY_API|multiarray", report.error) and numpy and int(numpy.partition(".")[0]) >= 2:
+    if report.other_file:
+        return Check("pictures", "OpenCV", "bad", text, other_file_fix(report), "opencv-broken")
+    numpy_runs = facts.report("numpy").state in ("ok", "absent")  # absent is here: it was not tried
+    if numpy_runs and numpy and _numbers(numpy) >= (2,) and re.search("numpy|_ARRAY_API|multiarray", report.error):
         text += f" (built for numpy 1, here is {numpy})"
         return Check("pictures", "OpenCV", "bad", text, "pip install 'numpy<2'", "numpy-2")
     if "libGL" in report.error:
@@ -96,7 +99,7 @@ def onnxruntime_checks(facts: Facts) -> Iterator[Check]:
     if report.state != "ok" and CPU not in _usable(report):
         text = f"{report.version or 'installed'}, and does not work: {report.error}"
         name = both[0] if both else "onnxruntime"
-        fix = f"pip install --force-reinstall {name}"
+        fix = other_file_fix(report) or f"pip install --force-reinstall {name}"
         yield Check("backends", "ONNX Runtime", "bad", text, fix, "onnxruntime-broken")
         return
     on = ", ".join(_short(name) for name in _usable(report)) or "nothing"
@@ -136,6 +139,7 @@ def tensorrt_checks(facts: Facts) -> Iterator[Check]:
         text = f"{report.version or 'installed'}, and does not work: {report.error}"
         again = "sudo apt-get install --reinstall python3-libnvinfer libnvinfer10"
         fix = again if jetson else "pip install --force-reinstall 'acd-edge[tensorrt]'"
+        fix = other_file_fix(report) or fix
         yield Check("backends", "TensorRT", "bad", text, fix, "tensorrt-broken")
         return
     if _numbers(report.version) < OLDEST_TENSORRT:
@@ -240,7 +244,8 @@ def openvino_checks(facts: Facts) -> Iterator[Check]:
     devices = report.values.get("devices", {})
     if not report.works or not devices:
         text = f"{report.version or 'installed'}, and does not work: {report.error or 'it finds no device'}"
-        yield Check("backends", "OpenVINO", "bad", text, "pip install --force-reinstall openvino", "openvino-broken")
+        fix = other_file_fix(report) or "pip install --force-reinstall openvino"
+        yield Check("backends", "OpenVINO", "bad", text, fix, "openvino-broken")
         return
     kinds = {name: [kind for kind in _PRECISIONS if kind in each["precisions"]] for name, each in devices.items()}
     told = [f"{name} ({', '.join(each)})" for name, each in kinds.items()]

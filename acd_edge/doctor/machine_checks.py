@@ -8,8 +8,11 @@ from acd_edge.device.clocks import Clock, best_power_mode
 from acd_edge.device.jetson import JETPACKS
 from acd_edge.doctor.checks import Check
 from acd_edge.doctor.facts import Facts
+from acd_edge.doctor.reports import Report
 
-__all__ = ["camera_checks", "hidden_packages_fix", "jetson_checks", "machine_checks", "python_checks"]
+__all__ = [
+    "camera_checks", "hidden_packages_fix", "jetson_checks", "machine_checks", "other_file_fix", "python_checks",
+]  # fmt: skip
 
 GIB = 1 << 30
 COMPILE_BYTES = 4 * GIB
@@ -136,10 +139,21 @@ def python_checks(facts: Facts) -> Iterator[Check]:
         yield Check("python", "python", "bad", text, hidden_packages_fix(facts), "hidden-packages")
     else:
         yield Check("python", "python", "ok", text)
+    numpy = facts.report("numpy")
+    if numpy.state not in ("ok", "absent"):
+        old = "'numpy<2'" if line and line.python == "3.10" else "numpy"
+        fix = other_file_fix(numpy) or f"pip install --force-reinstall {old}"
+        text = f"installed, and does not work: {numpy.error}; nothing else can"
+        yield Check("python", "numpy", "bad", text, fix, "numpy-broken")
     names = ("numpy", "torch")
     told = [f"{name} {python.distributions[name]}" for name in names if name in python.distributions]
     if told:
         yield Check("python", "packages", "ok", ", ".join(told))
+
+
+def other_file_fix(report: Report) -> str:
+    """Takes away what was taken for a library, where it lies on PYTHONPATH or in the current folder; else empty."""
+    return f"unset PYTHONPATH  # or rename {report.other_file}" if report.other_file else ""
 
 
 def hidden_packages_fix(facts: Facts) -> str:

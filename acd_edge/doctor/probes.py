@@ -13,12 +13,13 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
+from importlib.util import find_spec
 from types import MappingProxyType
 from typing import IO, Any
 
-from acd_edge.errors import DeviceError, MissingExtra
+from acd_edge.errors import AcdEdgeError, MissingExtra
 
 __all__ = ["PROBES", "TINY_MODEL", "main"]
 
@@ -35,6 +36,15 @@ _OPERATORS = {"MatMul", "Softmax"}  # what our graphs have of those in the table
 _DIED = "the process ended while it was tried"
 _REASONS = (re.compile(r"with error: (.+)"), re.compile(r"FAIL : (.+)"), re.compile(r"[Ee]rror: (.+)"))
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def probe_numpy() -> Iterator[Told]:
+    """Import numpy, without which nothing else here works, and multiply two matrices."""
+    numpy = import_module("numpy")
+    told: Told = {"version": str(numpy.__version__), "file": str(numpy.__file__)}
+    yield told
+    _ = numpy.ones((4, 4), "float32") @ numpy.ones((4, 4), "float32")
+    yield told
 
 
 def probe_opencv() -> Iterator[Told]:
@@ -142,11 +152,12 @@ def probe_openvino() -> Iterator[Told]:
 
 def probe_engines() -> Iterator[Told]:
     """List the engine cache; no engine is read or run."""
-    from acd_edge.runtime.engines import all_engines, cache_root
+    from acd_edge.runtime.engines import all_engines, cache_problem, cache_root
 
     cache = cache_root()
     there = next(folder for folder in (cache, *cache.parents) if folder.is_dir())
     told: Told = {"cache": str(cache), "free_bytes": shutil.disk_usage(there).free, "engines": []}
+    told["problem"] = cache_problem()
     yield told
     for engine in all_engines():
         record, key = engine.record, engine.record.key
@@ -166,6 +177,7 @@ def probe_engines() -> Iterator[Told]:
 
 PROBES: Mapping[str, tuple[str, Callable[[], Iterator[Told]]]] = MappingProxyType(
     {
+        "numpy": ("numpy", probe_numpy),
         "opencv": ("cv2", probe_opencv),
         "onnxruntime": ("onnxruntime", probe_onnxruntime),
         "tensorrt": ("tensorrt", probe_tensorrt),
@@ -182,21 +194,31 @@ def main(name: str) -> None:
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     module, probe = PROBES[name]
-    told: Told = {}
+    told: Told = _place(module)
     try:
+        _tell(out, told, "died")
         for told in probe():
             _tell(out, told, "died")
         _tell(out, told, "ok")
     except MissingExtra as error:
         _tell(out, told, "absent", str(error))
     except ModuleNotFoundError as error:
-        _tell(out, told, "absent" if error.name == module else "broken", _first_line(error))
-    except DeviceError as error:
+        is_absent = error.name == module
+        _tell(out, {} if is_absent else told, "absent" if is_absent else "broken", _first_line(error))
+    except AcdEdgeError as error:
         _tell(out, told, "broken", str(error))
     except BaseException as error:  # noqa: BLE001  # whatever a broken library raises is the result
         _tell(out, told, "broken", f"{type(error).__name__}: {_first_line(error)}")
     out.flush()
     os._exit(0)  # without the clean-up of a library that may hang or abort in it
+
+
+def _place(module: str) -> Told:
+    """The file that a module would be taken from, without its being imported: it may be the wrong one."""
+    with suppress(ImportError, ValueError):
+        spec = find_spec(module) if module else None
+        return {"file": spec.origin} if spec is not None and spec.origin else {}
+    return {}
 
 
 def _tell(out: IO[str], told: Told, state: str, error: str = "") -> None:

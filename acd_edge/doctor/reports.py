@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -44,6 +45,12 @@ class Report:
     def works(self) -> bool:
         """Whether the library could be used."""
         return self.state == "ok"
+
+    @property
+    def other_file(self) -> str:
+        """The file that was taken for the library and lies where nobody installs one; empty where it does not."""
+        file = str(self.values.get("file", ""))
+        return "" if re.search("/(site|dist)-packages/", file) or self.works else file
 
     @property
     def version(self) -> str:

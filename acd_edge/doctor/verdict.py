@@ -25,6 +25,9 @@ __all__ = ["Verdict", "examine", "usable_backends"]
 GIB = 1 << 30
 LITTLE_DISK = 2 * GIB  # an engine of ViT-L is 0.6 GiB, and a new one is written whole before the old one goes
 
+_NEED_NUMPY = ("opencv-broken", "onnxruntime-broken", "openvino-broken", "tensorrt-broken", "no-backend")
+"""Findings whose fix mends nothing as long as numpy does not work."""
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -54,6 +57,8 @@ def examine(facts: Facts) -> Verdict:
         found.append(_no_backend(facts, found))
     order = list(GROUPS)
     found.sort(key=lambda check: order.index(check.group))  # stable
+    if any(check.code == "numpy-broken" for check in found):
+        found = [replace(check, fix="") if check.code in _NEED_NUMPY else check for check in found]
     pip = facts.machine.python.pip
     found = [replace(check, fix=re.sub(r"\bpip (?=(?:un)?install)", f"{pip} ", check.fix)) for check in found]
     return Verdict(tuple(found), backends, facts.report("opencv").works)
@@ -86,6 +91,11 @@ def engine_checks(facts: Facts) -> Iterator[Check]:
     if not report.works:
         if report.state != "absent":
             yield Check("engines", "cache", "note", f"cannot be looked at: {report.error}")
+        return
+    if problem := report.values.get("problem"):
+        told, _, command = problem.partition("; run: ")
+        fix = command or "export ACD_EDGE_CACHE=/a/folder/of/yours"
+        yield Check("engines", "cache", "bad" if facts.compiles else "note", told, fix, "cache-unusable")
         return
     free = report.values["free_bytes"]
     text = f"{report.values['cache']}, {free / GIB:.1f} GiB free"

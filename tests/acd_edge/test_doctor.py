@@ -154,6 +154,7 @@ class Case(NamedTuple):
 
 
 NUMPY_2 = Report("broken", {}, "ImportError: numpy.core.multiarray failed to import")
+ELSEWHERE = Report("broken", {"file": "/home/me/numpy.py"}, "AttributeError: no attribute")
 NO_LIBGL = Report("broken", {}, "ImportError: libGL.so.1: cannot open shared object file")
 NULL = {"builder": False, "null": True, "why": "pybind11::init(): factory function returned nullptr"}
 SAID = [{"text": "TensorRT 10.3, …: reported wrong maps", "severity": "verify first", "pattern": "fp16"}]
@@ -181,7 +182,11 @@ CASES = [
         under(f, "3.10.12", sees_system=False, system="cv2 tensorrt"), tensorrt=ABSENT), HIDDEN),
     Case("hidden-tensorrt", nano, lambda f: using(
         under(f, "3.11.9", system="cv2 tensorrt"), tensorrt=ABSENT), "/usr/bin/python3.10 -m venv"),
+    Case("numpy-broken", pc, lambda f: using(f, numpy=NUMPY_2), "pip install --force-reinstall numpy"),
+    Case("numpy-broken", nano, lambda f: using(f, numpy=NUMPY_2), "pip install --force-reinstall 'numpy<2'"),
+    Case("numpy-broken", pc, lambda f: using(f, numpy=ELSEWHERE), "unset PYTHONPATH  # or rename /home/me/numpy.py"),
     # OpenCV
+    Case("opencv-broken", pc, lambda f: using(f, opencv=ELSEWHERE), "unset PYTHONPATH  # or rename /home/me/numpy.py"),
     Case("no-opencv", pc, lambda f: using(f, opencv=ABSENT), "pip install 'acd-edge[cpu]'"),
     Case("no-opencv", nano, lambda f: using(f, opencv=ABSENT), "apt-get install nvidia-opencv"),
     Case("no-opencv", nano, lambda f: using(
@@ -231,6 +236,10 @@ CASES = [
     Case("cuda-broken", gpu_pc, lambda f: using(f, cuda=NO_GPU), "ubuntu-drivers install"),
     # the others
     Case("openvino-broken", pc, lambda f: using(f, openvino=changed(OPENVINO, devices={})), "openvino"),
+    Case("cache-unusable", nano, lambda f: using(f, engines=changed(
+        ENGINES, problem="others may write /c, and an engine is code; run: chmod go-w /c")), "chmod go-w /c"),
+    Case("cache-unusable", pc, lambda f: using(f, engines=changed(
+        ENGINES, problem="/c is a link to nothing; set ACD_EDGE_CACHE")), "export ACD_EDGE_CACHE="),
     Case("no-engine", nano, lambda f: using(f, engines=engines()), "acd-edge compile"),
     Case("failed-engine", nano, lambda f: using(f, engines=engines({**ENGINE, "state": "failed"})), "verify"),
     Case("unverified-engine", nano, lambda f: using(
@@ -248,6 +257,16 @@ def test_a_finding_appears_and_its_control_has_it_not(case: Case, tmp_path: Path
     spoiled = case.spoil(well)
     assert case.code in codes(spoiled)
     assert case.fix in fix_of(spoiled, case.code)
+
+
+def test_where_numpy_is_broken_that_alone_has_a_fix(tmp_path: Path) -> None:
+    """Everything else breaks with it, and is installed again in vain."""
+    found = using(pc(tmp_path), **dict.fromkeys(("numpy", "opencv", "onnxruntime", "openvino"), NUMPY_2))
+    bad = [check for check in examine(found).checks if check.mark in ("bad", "missing")]
+    assert [(check.code, bool(check.fix)) for check in bad] == [
+        ("numpy-broken", True), ("opencv-broken", False), ("onnxruntime-broken", False), ("openvino-broken", False),
+        ("no-backend", False),
+    ]  # fmt: skip
 
 
 def test_every_finding_of_the_rules_is_in_the_table() -> None:

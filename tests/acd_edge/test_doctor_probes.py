@@ -73,9 +73,13 @@ def test_a_library_that_is_not_there_is_absent(fake: Fake) -> None:
     assert "nowhere_3" in found["openvino"].error
 
 
-def test_a_library_that_cannot_be_imported_is_broken(fake: Fake) -> None:
+def test_a_library_that_cannot_be_imported_is_broken(fake: Fake, tmp_path: Path) -> None:
     fake("cv2", "raise ImportError('libGL.so.1: cannot open shared object file\\nsecond line')")
-    assert report("opencv") == Report("broken", {}, "ImportError: libGL.so.1: cannot open shared object file")
+    place = {"file": str(tmp_path / "cv2.py")}
+    found = report("opencv")
+    assert found == Report("broken", place, "ImportError: libGL.so.1: cannot open shared object file")
+    assert found.other_file == place["file"]
+    assert report("numpy").other_file == ""  # the control, which is installed where it should be
 
 
 def test_opencv_is_made_to_work_and_its_build_is_read(fake: Fake) -> None:
@@ -194,6 +198,11 @@ def test_the_engine_cache_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert found.values["cache"] == str(cache_root())
     assert found.values["engines"] == []
     assert found.values["free_bytes"] > 0
+    assert found.values["problem"] == ""
+    monkeypatch.setenv("ACD_EDGE_CACHE", "~nobody-of-that-name/x")
+    assert report("engines") == Report(
+        "broken", {}, "there is no home folder in ~nobody-of-that-name/x to keep engines in; set ACD_EDGE_CACHE"
+    )
 
 
 def test_probes_need_no_heavy_module_before_they_run() -> None:
