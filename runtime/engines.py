@@ -32,13 +32,13 @@ from acd_edge.runtime.engine_records import (
     made,
     to_json,
 )
-from acd_edge.runtime.private_files import private_folder, read_private, write_private
+from acd_edge.runtime.private_files import check_private, private_folder, read_private, write_private
 from acd_edge.runtime.staging import staged_folder
 
 __all__ = [
     "BuildOptions", "Device", "Engine", "EngineKey", "EngineRecord", "Stamp", "State", "TensorRecord", "all_engines",
-    "cache_root", "exact_engine", "gpu_name", "newest_engine", "read_timing_cache", "stale_engine", "write_engine",
-    "write_stamp", "write_timing_cache",
+    "cache_problem", "cache_root", "exact_engine", "gpu_name", "newest_engine", "read_timing_cache", "stale_engine",
+    "write_engine", "write_stamp", "write_timing_cache",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
@@ -83,11 +83,31 @@ class Engine:
 
 
 def cache_root() -> Path:
-    """Where engines lie: `$ACD_EDGE_CACHE`, else `$XDG_CACHE_HOME/acd-edge`, else `~/.cache/acd-edge`."""
-    if own := os.environ.get("ACD_EDGE_CACHE"):
-        return Path(own).expanduser().absolute()
-    xdg = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(xdg) if os.path.isabs(xdg) else Path.home() / ".cache") / "acd-edge"  # relative ones are void there
+    """Where engines lie: `$ACD_EDGE_CACHE`, else `$XDG_CACHE_HOME/acd-edge`, else `~/.cache/acd-edge`.
+
+    Raises:
+        OutputError: it would lie in the home folder of a user who has none.
+    """
+    try:
+        if own := os.environ.get("ACD_EDGE_CACHE"):
+            return Path(own).expanduser().absolute()
+        xdg = os.environ.get("XDG_CACHE_HOME", "")
+        return (Path(xdg) if os.path.isabs(xdg) else Path.home() / ".cache") / "acd-edge"  # a relative one is void
+    except RuntimeError as error:  # what pathlib says where it finds no home folder
+        named = f" in {own}" if own else ""
+        raise OutputError(f"there is no home folder{named} to keep engines in; set ACD_EDGE_CACHE") from error
+
+
+def cache_problem() -> str:
+    """Why no engine of the cache can be used, and none be kept, in words; empty where all is well or nothing there."""
+    root = cache_root()
+    try:
+        check_private(root / "engines", root)
+    except FileNotFoundError:
+        return f"{root} is a link to nothing; set ACD_EDGE_CACHE" if root.is_symlink() and not root.exists() else ""
+    except EngineError as error:
+        return str(error)
+    return ""
 
 
 def exact_engine(key: EngineKey) -> Engine | None:

@@ -21,6 +21,7 @@ from acd_edge.runtime.engines import (
     EngineRecord,
     Stamp,
     TensorRecord,
+    cache_problem,
     cache_root,
     exact_engine,
     gpu_name,
@@ -304,6 +305,33 @@ def test_where_the_cache_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     assert cache_root() == tmp_path / "acd-edge"
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     assert cache_root() == Path.home() / ".cache" / "acd-edge"
+
+
+def test_a_cache_in_no_home_folder_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a service whose user has no home folder; reading finds nothing, keeping says what to do."""
+    monkeypatch.setenv("ACD_EDGE_CACHE", "~nobody-of-that-name/x")
+    assert newest_engine(KEY.graph, KEY.tensorrt, DEVICE) is None
+    with pytest.raises(OutputError, match=r"no home folder in ~nobody-of-that-name/x .*; set ACD_EDGE_CACHE"):
+        stored()
+    monkeypatch.delenv("ACD_EDGE_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", lambda: Path("~nobody-of-that-name").expanduser())
+    with pytest.raises(OutputError, match="there is no home folder to keep engines in"):
+        stored()
+
+
+def test_what_is_wrong_with_the_cache_is_told(cache: Path, tmp_path: Path) -> None:
+    assert cache_problem() == ""  # nothing there
+    stored()
+    assert cache_problem() == ""
+    cache.chmod(0o777)
+    assert cache_problem().endswith(f"run: chmod go-w {cache}")
+    cache.rename(tmp_path / "aside")
+    cache.symlink_to(tmp_path / "nothing")
+    assert "is a link to nothing" in cache_problem()
+    cache.unlink()
+    cache.touch(mode=0o600)
+    assert "Not a directory; set ACD_EDGE_CACHE" in cache_problem()
 
 
 def test_options_out_of_range() -> None:
