@@ -15,6 +15,11 @@ SCHEMA = 1  # of the two JSON files; an engine of another one is built again
 State = Literal["verified", "failed", "never verified"]
 _LEVELS = range(6)
 _GIB = 1 << 30
+_KINDS: Mapping[str, type] = {
+    **dict.fromkeys(("plan_sha256", "precision", "made_at", "bundle", "part"), str),
+    **dict.fromkeys(("plan_bytes", "layers", "fused_attentions", "int8_products"), int),
+}
+"""Fields of `engine.json` that are sorted, compared or counted by -> what they are."""
 _Record = TypeVar("_Record")
 
 
@@ -149,7 +154,9 @@ class EngineRecord:
         Raises:
             TypeError, ValueError, KeyError: it is something else.
         """
+        _check_kinds(values, _KINDS)
         key = dict(values["key"])
+        _check_kinds(key, dict.fromkeys(("graph", "tensorrt", "gpu", "driver"), str))
         key["options"] = made(BuildOptions, key["options"])
         tensors = {
             side: {name: made(TensorRecord, each) for name, each in values[side].items()}
@@ -177,6 +184,8 @@ class Stamp:
     verified_at: str = field(default_factory=lambda: now())
 
     def __post_init__(self) -> None:
+        if not isinstance(self.passed, bool):  # "no" would be true
+            raise ValueError(f"passed is true or false, got {self.passed!r}")
         object.__setattr__(self, "checks", tuple(self.checks))
 
 
@@ -213,6 +222,12 @@ def made(kind: type[_Record], values: Mapping[str, Any]) -> _Record:
     if odd := sorted(set(values) ^ names):
         raise ValueError(f"odd or missing: {', '.join(odd)}")
     return kind(**values)
+
+
+def _check_kinds(values: Mapping[str, Any], kinds: Mapping[str, type]) -> None:
+    for name, kind in kinds.items():
+        if not isinstance(values[name], kind):
+            raise ValueError(f"{name} is {values[name]!r}")
 
 
 def _words(key: EngineKey) -> dict[str, str]:

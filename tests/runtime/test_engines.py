@@ -6,7 +6,7 @@ import errno
 import hashlib
 import json
 import os
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from acd_edge.runtime.engines import (
     EngineRecord,
     Stamp,
     TensorRecord,
+    all_engines,
     cache_problem,
     cache_root,
     exact_engine,
@@ -182,6 +183,26 @@ def test_a_damaged_record_is_no_engine(content: str) -> None:
     (engine.folder / "engine.json").write_text(content)
     assert exact_engine(KEY) is None
     assert newest_engine(KEY.graph, KEY.tensorrt, DEVICE) is None
+
+
+@pytest.mark.parametrize("changes", [{"made_at": None}, {"plan_bytes": "9"}, {"key": {**asdict(KEY), "graph": 1}}])
+def test_a_record_with_a_value_of_another_kind_is_no_engine(changes: dict[str, Any]) -> None:
+    """Else the oldest and newest are compared, and sizes told, with what cannot be."""
+    engine = stored()
+    stored(replace(KEY, driver="540.4"))
+    path = engine.folder / "engine.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    assert [each.record.key.driver for each in all_engines()] == ["540.4"]
+
+
+def test_a_stamp_that_says_neither_true_nor_false_says_nothing() -> None:
+    """A word is true to Python, also where it is 'no'."""
+    engine = stamped(stored())
+    path = engine.folder / "verify.json"
+    path.write_text(path.read_text().replace('"passed": true', '"passed": "no"'))
+    found = exact_engine(KEY)
+    assert found is not None
+    assert found.state == "never verified"
 
 
 def test_an_altered_or_missing_plan_is_refused() -> None:
