@@ -194,9 +194,7 @@ class Work:
         except OSError as error:
             raise OutputError(f"{folder} cannot be made: {error.strerror or error}") from error
         self._path = folder / _KEPT
-        self._kept: dict[str, Any] = {"schema": _SCHEMA, "rungs": {}}
-        if self._path.exists():
-            self._kept = _read(self._path)
+        self._kept = self._newest()
 
     def bundle(self, choice: Choice) -> Path:
         """Where the bundle of a rung lies."""
@@ -225,8 +223,7 @@ class Work:
         is_there = os.path.lexists(bundle)
         if is_there and not ("exported" in self._rung(choice) and _is_bundle(bundle)):
             raise BenchError(f"{bundle} was not exported by a ladder and is in the way; choose another -o")
-        self._kept["rungs"][choice.name] = {"exported": None}
-        self._write()
+        self._put(choice, {"exported": None})
         if is_there:
             try:
                 shutil.rmtree(bundle)
@@ -235,8 +232,7 @@ class Work:
 
     def exported(self, request: Request, choice: Choice) -> None:
         """Keep that it is there."""
-        self._kept["rungs"][choice.name] = {"exported": request.identity(choice)}
-        self._write()
+        self._put(choice, {"exported": request.identity(choice)})
 
     def judged(self, choice: Choice, of: Mapping[str, Any]) -> float | None:
         """The pixel AUROC that was found before, of the same data on the same backend; None where there is none."""
@@ -248,15 +244,20 @@ class Work:
 
     def judge(self, choice: Choice, of: Mapping[str, Any], pixel_auroc: float | None) -> None:
         """Keep what was found."""
-        self._kept["rungs"].setdefault(choice.name, {})["judged"] = {"of": dict(of), "pixel_auroc": pixel_auroc}
-        self._write()
+        self._put(choice, {**self._rung(choice), "judged": {"of": dict(of), "pixel_auroc": pixel_auroc}})
 
     def _rung(self, choice: Choice) -> Mapping[str, Any]:
         found = self._kept["rungs"].get(choice.name, {})
         return found if isinstance(found, Mapping) else {}
 
-    def _write(self) -> None:
+    def _put(self, choice: Choice, rung: Mapping[str, Any]) -> None:
+        """Keep one rung, beside those that another walk in the same folder has kept meanwhile."""
+        self._kept = self._newest()
+        self._kept["rungs"][choice.name] = dict(rung)
         write_json(self._path, self._kept)
+
+    def _newest(self) -> dict[str, Any]:
+        return _read(self._path) if self._path.exists() else {"schema": _SCHEMA, "rungs": {}}
 
 
 def _is_bundle(folder: Path) -> bool:

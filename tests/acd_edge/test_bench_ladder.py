@@ -187,6 +187,17 @@ def test_an_export_that_was_interrupted_is_neither_the_one_before_nor_somebody_e
     assert TRIED == ["28-fp32"] * 3
 
 
+def test_two_walks_in_one_folder_keep_the_rungs_of_both(tmp_path: Path) -> None:
+    """Else the next walk finds bundles that nobody seems to have exported."""
+    first, second = Work(tmp_path), Work(tmp_path)
+    for work, choice in ((first, Choice(28, "fp32")), (second, Choice(42, "fp32"))):
+        work.make_room(choice)
+        tiny_export(REQUEST, choice, work.bundle(choice))
+        work.exported(REQUEST, choice)
+    climbed(tmp_path, "28-fp32", "42-fp32")
+    assert TRIED == ["28-fp32", "42-fp32"]
+
+
 def test_an_interrupted_export_has_time_to_tidy_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A request to end reaches this process alone; the export would else be killed and leave its half."""
     tidied = tmp_path / "tidied"
