@@ -28,6 +28,7 @@ from acd_edge.runtime.engines import (
     exact_engine,
     gpu_name,
     newest_engine,
+    prepare_cache,
     read_timing_cache,
     stale_engine,
     write_engine,
@@ -205,6 +206,7 @@ def _built(machine: _Machine, bundle: Bundle, part: _Part, key: EngineKey, *, fo
     notes = _check_release_for(machine, part)
     machine.progress(_why(part, key, force=force))
     _check_room(machine, part, key.options)
+    prepare_cache()
     log = trt_log(machine.trt)
     built = build_engine(
         machine.trt,

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,8 +38,8 @@ from acd_edge.runtime.staging import staged_folder
 
 __all__ = [
     "BuildOptions", "Device", "Engine", "EngineKey", "EngineRecord", "Stamp", "State", "TensorRecord", "all_engines",
-    "cache_problem", "cache_root", "exact_engine", "gpu_name", "newest_engine", "read_timing_cache", "stale_engine",
-    "write_engine", "write_stamp", "write_timing_cache",
+    "cache_problem", "cache_root", "exact_engine", "gpu_name", "newest_engine", "prepare_cache",
+    "read_timing_cache", "stale_engine", "write_engine", "write_stamp", "write_timing_cache",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
@@ -135,6 +136,22 @@ def stale_engine(key: EngineKey) -> tuple[Engine, list[str]] | None:
     others = [each for each in _engines_of(key.graph) if each.record.key != key]
     newest = max(others, key=lambda each: each.record.made_at, default=None)
     return None if newest is None else (newest, key.differences(newest.record.key))
+
+
+def prepare_cache() -> None:
+    """Make the cache and see that it takes a file: what is wrong with it is told before a build, not after minutes.
+
+    Raises:
+        EngineError: the cache is open to others.
+        OutputError: it cannot be written.
+    """
+    root = cache_root()
+    folder = private_folder(root / "engines", root)
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written: {error.strerror or error}; set ACD_EDGE_CACHE") from error
 
 
 def write_engine(key: EngineKey, plan: bytes | memoryview, record: EngineRecord) -> Engine:

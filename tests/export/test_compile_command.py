@@ -88,6 +88,24 @@ def test_a_failure_of_tensorrt_is_one_line(trt: FakeBuilderRT, bundle: Path) -> 
     assert result.stderr.splitlines()[-1].startswith("Error: TensorRT ran out of memory at {ForeignNode[a...b]}")
 
 
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda cache: cache.write_text("no folder"), "Not a directory; set ACD_EDGE_CACHE"),
+        (lambda cache: cache.symlink_to("nothing/here"), "cannot be written"),
+        (lambda cache: (cache.mkdir(), cache.chmod(0o777)), "others may write"),
+    ],
+    ids=["a file", "a link to nothing", "open to others"],
+)
+def test_a_cache_that_takes_no_engine_is_told_before_the_build(
+    trt: FakeBuilderRT, bundle: Path, tmp_path: Path, spoil: Any, words: str
+) -> None:
+    spoil(tmp_path / "cache")
+    result = typed(bundle)
+    assert (result.exit_code, trt.built) == (1, 0)
+    assert words in result.stderr.splitlines()[-1]
+
+
 def test_without_tensorrt_it_says_where_it_comes_from(monkeypatch: pytest.MonkeyPatch, bundle: Path) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     result = typed(bundle)
