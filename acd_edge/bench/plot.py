@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from acd_edge.bench.canvas import Canvas, Colour, Point
-from acd_edge.errors import OutputError, UsageError
+from acd_edge.bench.results import write_whole
+from acd_edge.errors import UsageError
 
 __all__ = ["PLOT_SUFFIXES", "check_plot", "ladder_plot", "result_plot", "write_plot"]
 
@@ -61,18 +62,12 @@ def check_plot(path: Path) -> None:
 
 
 def write_plot(path: Path, canvas: Canvas) -> None:
-    """Write a canvas in the format that the name says.
+    """Write a canvas in the format that the name says, whole or not at all.
 
     Raises:
         OutputError: the place cannot be written.
     """
-    try:
-        if path.suffix.lower() == ".png":
-            path.write_bytes(canvas.png())
-        else:
-            path.write_text(canvas.svg(), encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
+    write_whole(path, canvas.png() if path.suffix.lower() == ".png" else canvas.svg().encode())
 
 
 def result_plot(values: Mapping[str, Any], title: str) -> Canvas:

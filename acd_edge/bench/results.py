@@ -7,6 +7,7 @@ import os
 import secrets
 from array import array
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from acd_edge.bench.statistics import Summary, summarise
 from acd_edge.bench.stopwatch import ROWS, FrameTimes, Kept
 from acd_edge.errors import BenchError, OutputError
 
-__all__ = ["KIND", "SCHEMA", "Result", "check_output", "document", "read_result", "summaries", "write_json"]
+__all__ = [
+    "KIND", "SCHEMA", "Result", "check_output", "document", "read_result", "summaries", "write_json", "write_whole",
+]  # fmt: skip
 
 SCHEMA, KIND = 1, "acd-edge bench"
 _LIMIT = 512 << 20  # bytes; 10,000 frames take less than a million
@@ -92,15 +95,25 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
     Raises:
         OutputError: the place cannot be written.
     """
+    write_whole(path, (json.dumps(values, allow_nan=False) + "\n").encode())
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        OutputError: the place cannot be written.
+    """
     part = path.absolute().with_name(f".{path.name}.{secrets.token_hex(4)}.part")  # two may write at once
     try:
-        with part.open("x", encoding="utf-8") as stream:
-            stream.write(json.dumps(values, allow_nan=False) + "\n")
+        with part.open("xb") as stream:
+            stream.write(content)
         part.replace(path)
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # where it could not even be made
+            part.unlink()
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -538,6 +540,22 @@ def test_a_disk_that_is_full_at_the_end_loses_no_measurement(
     assert (result.exit_code, result.stderr.count("No space left on device")) == (1, 1)
     assert "to the decision" in result.stdout
     assert (tmp_path / "a.svg").exists()
+
+
+def test_a_plot_that_finds_no_room_leaves_the_one_before(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "a.svg"
+    place.write_text("the one before")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "replace", full)
+    result = run(bundle, "--frames", 2, "--warm-up", 0, "--plot", place, "--force")
+    assert (result.exit_code, "No space left on device" in result.stderr) == (1, True)
+    assert place.read_text() == "the one before"
+    assert [each.name for each in tmp_path.iterdir() if each.suffix == ".part"] == []
 
 
 def test_a_disk_that_is_full_for_a_while_does_not_end_a_soak(
