@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -33,6 +34,7 @@ __all__ = ["BenchConfig", "Outcome", "Voice", "bench", "opened_sources"]
 _KEEPS = 10_000  # frames whose times are kept; comparing two such results takes seconds
 _SOAK_KEEPS = 5_000  # the document is written again at every window
 _SOAK_WATTS_S, _WATTS_S = 0.5, 0.05  # seconds between two readings of the power
+_SILENT_S = 1.0  # seconds at the end for which the power may be unknown; beyond, the frames' energy is
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,8 +132,6 @@ def _measured(scene: _Scene, detector: Detector, sources: Sequence[Source], voic
 
     keep = _KEEPS if soak is None else _SOAK_KEEPS
     measured = measure(detector, sources, config.length, keep=keep, each=each)
-    if scene.sampler is not None:
-        scene.sampler.sample()  # so that the last frame lies between two samples
     if soak is not None:
         soak.finish(measured)
     values = scene.document(measured)
@@ -180,6 +180,7 @@ class _Scene:
             "state_after": after.to_dict(),
             "throttled": throttled_between(self._before.throttling, after.throttling),
             "memory": {"peak_rss_mb": peak_rss_mb(self.config.root)},
+            "power_source": self._meter.source if self._meter else None,
             "energy": self._energy(measured),
             "soak": None if self.soak is None else self._soak(self.soak, measured),
         }
@@ -188,8 +189,10 @@ class _Scene:
     def _energy(self, measured: Measurement) -> dict[str, Any] | None:
         if self.sampler is None or self._meter is None:
             return None
-        samples = list(self.sampler.samples)
-        ended = min(measured.ended, samples[-1].seconds) if samples else measured.ended  # in a soak it samples on
+        self.sampler.sample()  # so that the last frame lies between two samples
+        samples = sorted(self.sampler.samples)  # two threads sample
+        last = samples[-1].seconds if samples else -math.inf
+        ended = last if 0 < measured.ended - last < _SILENT_S else measured.ended
         return energy_facts(
             samples, measured.began, ended, measured.kept.seen, idle=self._idle, source=self._meter.source
         )

@@ -87,7 +87,7 @@ def _facts(values: Mapping[str, Any]) -> list[str]:
         lines.append(f"cold: loaded in {values['load_ms']:.0f} ms, first frame {_ms(first)} ms")
     parts = [_process_memory(memory["peak_rss_mb"]), _gpu_memory(values["machine"])]
     lines.append(f"memory: {'; '.join(part for part in parts if part) or 'this system does not tell'}")
-    lines.append(f"energy: {_energy(energy)}")
+    lines.append(f"energy: {_energy(energy, values.get('power_source'))}")
     lines.append(f"state: {_state(values)}")
     if (soak := values.get("soak")) is not None:
         lines += _soak(soak)
@@ -103,7 +103,9 @@ def _gpu_memory(machine: Mapping[str, Any]) -> str:
     return f"{gpu['memory_used_mb']} of {gpu['memory_mb']} MiB of the GPU in use by all programs" if gpu else ""
 
 
-def _energy(energy: Mapping[str, Any] | None) -> str:
+def _energy(energy: Mapping[str, Any] | None, source: str | None) -> str:
+    if energy is None and source is not None:
+        return f"not measured, {source} gave no watts over all of the frames"
     if energy is None:
         return "not measured, there is no power monitor here"
     return (

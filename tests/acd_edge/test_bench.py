@@ -407,6 +407,22 @@ def test_energy_of_a_frame_above_idle(bundle: Path, tmp_path: Path) -> None:
     assert "NVIDIA Jetson Orin Nano Developer Kit" in table.splitlines()[0]
 
 
+def test_a_monitor_that_falls_silent_gives_no_energy(bundle: Path, tmp_path: Path) -> None:
+    """Watts of a part of the time, by all of the frames, would be too few."""
+    root = jetson_root(tmp_path / "root")
+
+    def each(measured: Measurement, times: FrameTimes) -> None:
+        monitor = root / "sys/class/hwmon/hwmon1/curr1_input"
+        monitor.unlink(missing_ok=True)
+        measured.ended += 1.5  # as if the rest had taken so long
+
+    values = bench(lambda: Detector.load(bundle), config(root), Voice(each=each)).values
+    assert values["energy"] is None
+    assert "energy: not measured, power monitors in sysfs: VDD_IN gave no watts over all of the frames" in result_table(
+        values
+    )
+
+
 def test_energy_is_the_integral_above_idle_by_the_frames() -> None:
     samples = [Sample(0, 4), Sample(2, 8), Sample(4, 8)]
     found = energy_facts(samples, 0, 4, 7, idle=3.0, source="test")
