@@ -175,7 +175,12 @@ def test_a_file_that_is_no_result(tmp_path: Path, content: str | None, words: st
 
 def test_facts_of_a_strange_kind_are_told_on_one_line_each(tmp_path: Path) -> None:
     """A result may come from elsewhere: what it says neither breaks the program nor steers the terminal."""
-    odd = {"throttled": 5, "ending": "\x1b[31mred\nError: b", "machine": [1], "versions": {"\x1b[2J": {"a": 1}}}
+    odd: dict[str, Any] = {
+        "throttled": 5,
+        "ending": "\x1b[31mred\nError: b",
+        "machine": [1],
+        "versions": {"\x1b[2J": {"a": 1}},
+    }
     found = compare(result(tmp_path / "a.json"), result(tmp_path / "b.json", seed=2, **odd))
     assert found.exit_code == 0
     assert "\x1b" not in found.stdout
