@@ -24,6 +24,7 @@ _INT8_KERNELS = ("_i8", "_u8")  # how the name of a kernel that multiplies int8 
 _VNNI = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})  # instructions that add up int8 products in 32 bits
 _X86 = frozenset({"x86_64", "AMD64"})
 _UNREAD_LINES = ("Exception from ", "Check '", "FrontEnd API failed")  # where in OpenVINO's sources, not what
+_cores: list[tuple[Any, Any]] = []  # the library, and its core
 
 
 class OpenVinoBackend:
@@ -40,7 +41,7 @@ class OpenVinoBackend:
                 f"{graph.path.parent} is a bf16 bundle, which is for TensorRT; with OpenVINO run an fp32 or fp16 "
                 f"bundle with --openvino-precision bf16"
             )
-        core: Any = ov.Core()
+        core = _core(ov)
         device = _device(core, options)
         try:
             model = core.read_model(os.fspath(graph.path))
@@ -79,7 +80,7 @@ class OpenVinoBackend:
 
     def close(self) -> None:
         """See `Backend`."""
-        self._request = None  # the last reference to the compiled model and its core
+        self._request = None  # the last reference to the compiled model
 
 
 def preload() -> None:
@@ -91,6 +92,19 @@ def preload() -> None:
 def _openvino() -> ModuleType:
     with _no_telemetry():
         return require("openvino", "openvino")
+
+
+def _core(ov: Any) -> Any:
+    """OpenVINO's core, one for the process and never freed.
+
+    Its CPU plugin gives the thread another stack for signals, and takes it back with the core. Of two cores the one
+    that goes last leaves the stack of the other, freed before, so that the next Ctrl-C crashes (OpenVINO 2026.4).
+    """
+    for library, core in _cores:
+        if library is ov:
+            return core
+    _cores.append((ov, ov.Core()))
+    return _cores[-1][1]
 
 
 @contextmanager

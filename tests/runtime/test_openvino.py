@@ -191,6 +191,7 @@ def fake_core(monkeypatch: pytest.MonkeyPatch) -> type[FakeCore]:
     class Mine(FakeCore):
         pass
 
+    monkeypatch.setattr(ov_module, "_cores", [])
     monkeypatch.setattr(ov_module, "_openvino", lambda: SimpleNamespace(Core=Mine, __version__="2026.4.1-x"))
     return Mine
 
@@ -307,3 +308,25 @@ def test_importing_openvino_tells_nobody(tmp_path: Path) -> None:
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "HOME": str(tmp_path)})
     assert not list(tmp_path.iterdir())  # plain `import openvino` makes ~/intel with an identity
+
+
+CLOSE_AND_STOP = """
+import signal, sys
+from acd_edge.runtime import Detector
+from acd_edge.stop import Stopped, leave_at_once, raising
+leave_at_once()
+first, second = (Detector.load(sys.argv[1], product="brick road", backend="openvino") for _ in range(2))
+first.close(), second.close()
+try:
+    with raising():
+        signal.raise_signal(signal.SIGTERM)
+except Stopped as stopped:
+    print(stopped)
+"""
+
+
+def test_ctrl_c_after_closing_in_any_order_does_not_crash(talking_bundle: Path) -> None:
+    """With a core for each graph, closed in the order of opening, it was a segmentation fault."""
+    code = [sys.executable, "-c", CLOSE_AND_STOP, str(talking_bundle)]
+    done = subprocess.run(code, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "Terminated\n"), done.stderr
