@@ -214,7 +214,7 @@ def test_jetson_resolves_to_nothing_that_shadows(built: Tree, python: str, tmp_p
         pytest.skip(f"the package index cannot be reached: {done.stderr.splitlines()[-1]}")
     assert done.returncode == 0, done.stderr
     items = [item["metadata"] for item in json.loads(report.read_text())["install"]]
-    found = {canonicalize_name(item["name"]): item["version"] for item in items}
+    found = {str(canonicalize_name(item["name"])): item["version"] for item in items}
     assert set(found) > BASE | {"cuda-python"}
     assert found["cuda-python"].startswith({"3.10": "12.", "3.12": "13."}[python])
     assert found["numpy"].startswith({"3.10": "1.", "3.12": "2."}[python])  # JetPack 6's OpenCV was built for numpy 1
@@ -284,7 +284,7 @@ def test_the_extra_that_an_error_names_brings_the_package(built: Tree) -> None:
     for name, module, extra in asked:
         found = requirements(built, extra, platform_machine="x86_64", sys_platform="linux")
         package = module.partition(".")[0]
-        wheels = {canonicalize_name(wheel) for wheel in brought_by.get(package, [])}
+        wheels = {str(canonicalize_name(wheel)) for wheel in brought_by.get(package, [])}
         wheels = {ASKED_FOR[package]} if package in ASKED_FOR else wheels
         assert wheels & set(found), f"{name}: {extra} does not bring {module}"
 
