@@ -19,6 +19,7 @@ import torch
 from acd_edge import __version__
 from acd_edge.errors import ConfigError, ExportError, OutputError
 from acd_edge.export.count import fold_counts
+from acd_edge.export.drift import apart_of
 from acd_edge.export.fold import fold
 from acd_edge.export.golden import PICTURES, made_pictures
 from acd_edge.export.graph import FoldedAcdClip, Outputs
@@ -233,6 +234,9 @@ def drift_of(typed: FoldedAcdClip, golden: Golden) -> dict[str, dict[str, float]
     """How far the typed module is from the golden samples: output -> cosine and largest difference.
 
     torch computes it on the CPU as the types mean it, whatever the processor can do.
+
+    Raises:
+        ExportError: an output is not finite.
     """
     with WideProducts():
         said = [
@@ -240,13 +244,14 @@ def drift_of(typed: FoldedAcdClip, golden: Golden) -> dict[str, dict[str, float]
             for at in range(len(golden.image))
         ]
     found = {name: torch.cat([getattr(each, name) for each in said]).numpy() for name in Outputs._fields}
-    return {name: _apart(array, getattr(golden, name)) for name, array in found.items()}
+    return {name: _drift(name, array, getattr(golden, name)) for name, array in found.items()}
 
 
-def _apart(found: FloatArray, wanted: FloatArray) -> dict[str, float]:
-    a, b = found.astype(np.float64).reshape(-1), wanted.astype(np.float64).reshape(-1)
-    lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
-    return {"cosine": float(a @ b) / lengths if lengths else 0.0, "difference": float(np.abs(a - b).max())}
+def _drift(name: str, found: FloatArray, wanted: FloatArray) -> dict[str, float]:
+    apart = apart_of([(name, found, wanted)])
+    if apart.cosine is None or apart.difference is None:
+        raise ExportError(f"{name} is NaN or infinite on made pictures in this precision; export with --fp32")
+    return {"cosine": apart.cosine, "difference": apart.difference}
 
 
 def _manifest(
