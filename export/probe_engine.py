@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from acd_edge.export.build import build_engine, new_monitor
-from acd_edge.runtime.backends import Array, Backend, GraphFile, TensorSpec
-from acd_edge.runtime.backends.trt_engine import acquire_engine, release_engine
+from acd_edge.runtime.backends import Backend, GraphFile
 from acd_edge.runtime.backends.trt_session import Session
 from acd_edge.runtime.cuda import Cuda
 from acd_edge.runtime.engines import BuildOptions, read_timing_cache
@@ -47,32 +46,10 @@ def engine_opener(
     return load
 
 
-class _PlanBackend:
+class _PlanBackend(Session):
     """Runs a plan that lies in memory; see `Backend`."""
 
     name = "tensorrt"
 
     def __init__(self, trt: Any, cuda: Cuda, plan: bytes) -> None:
-        self._trt, self._cuda = trt, cuda
-        with cuda.active():
-            self._loaded = acquire_engine(trt, hashlib.sha256(plan).hexdigest(), lambda: plan)
-            try:
-                self._session = Session(trt, self._loaded, cuda)
-            except BaseException:
-                release_engine(trt, self._loaded)
-                raise
-        self._is_open = True
-
-    @property
-    def inputs(self) -> Mapping[str, TensorSpec]:
-        return self._session.inputs
-
-    def run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
-        return self._session.run(feed)
-
-    def close(self) -> None:
-        if self._is_open:
-            self._is_open = False
-            self._session.close()
-            with self._cuda.active():
-                release_engine(self._trt, self._loaded)
+        super().__init__(trt, hashlib.sha256(plan).hexdigest(), lambda: plan, cuda)

@@ -8,7 +8,6 @@ from typing import Any, final
 
 from acd_edge.errors import AcdEdgeError, DeviceError, EngineError
 from acd_edge.runtime.backends import Array, BackendOptions, GraphFile, TensorSpec
-from acd_edge.runtime.backends.trt_engine import acquire_engine, release_engine
 from acd_edge.runtime.backends.trt_session import Session
 from acd_edge.runtime.cuda import Cuda, DeviceFacts, open_cuda
 from acd_edge.runtime.engines import Engine, EngineKey, gpu_name, newest_engine, stale_engine
@@ -48,15 +47,8 @@ class TrtBackend:
         return backend
 
     def _open(self, trt: Any, cuda: Cuda, engine: Engine) -> None:
-        self.engine, self._trt, self._cuda = engine, trt, cuda
-        with cuda.active():
-            self._loaded = acquire_engine(trt, engine.record.plan_sha256, engine.plan_bytes)
-            try:
-                self._session = Session(trt, self._loaded, cuda)
-            except BaseException:
-                release_engine(trt, self._loaded)
-                raise
-        self._is_open = True
+        self.engine = engine
+        self._session = Session(trt, engine.record.plan_sha256, engine.plan_bytes, cuda)
         self.name = f"tensorrt ({engine.record.precision})"
         self.details = (
             f"TensorRT {trt.__version__} on {cuda.facts.name} by {cuda.name}, "
@@ -81,11 +73,7 @@ class TrtBackend:
 
     def close(self) -> None:
         """See `Backend`."""
-        if self._is_open:
-            self._is_open = False
-            self._session.close()
-            with self._cuda.active():
-                release_engine(self._trt, self._loaded)
+        self._session.close()
 
     def tell_stages(self, wanted: bool) -> None:
         """See `acd_edge.runtime.stages.TellsStages`."""

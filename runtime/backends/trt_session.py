@@ -18,7 +18,7 @@ import numpy as np
 
 from acd_edge.errors import AcdEdgeError, BackendError, DeviceError, ShapeError
 from acd_edge.runtime.backends import Array, TensorSpec
-from acd_edge.runtime.backends.trt_engine import LoadedEngine, forget_error, last_error
+from acd_edge.runtime.backends.trt_engine import acquire_engine, forget_error, last_error, release_engine
 from acd_edge.runtime.cuda import Cuda, HostBuffer
 from acd_edge.runtime.stages import Stage
 
@@ -64,6 +64,11 @@ class Tensor:
 class Session:
     """Runs one engine; used from one thread at a time, and from several only with a session each.
 
+    Args:
+        trt: the module `tensorrt`.
+        digest, plan: see `acquire_engine`; sessions of one plan share the engine.
+        cuda: the device.
+
     Attributes:
         inputs: type and shape of every input.
         no_graph: why runs are enqueued one by one; empty where they are launched as a CUDA graph.
@@ -73,8 +78,8 @@ class Session:
         BackendError: the engine is not one of ours, or TensorRT refuses a call.
     """
 
-    def __init__(self, trt: Any, loaded: LoadedEngine, cuda: Cuda) -> None:
-        self._trt, self._cuda, self._loaded = trt, cuda, loaded
+    def __init__(self, trt: Any, digest: str, plan: Callable[[], bytes], cuda: Cuda) -> None:
+        self._trt, self._cuda = trt, cuda
         self._context: Any = None
         self._graph: Any = None
         self._events: list[Any] = []
@@ -83,6 +88,8 @@ class Session:
         self.no_graph = ""
         forget_error(trt)
         with cuda.active(), ExitStack() as undo:
+            self._loaded = acquire_engine(trt, digest, plan)
+            undo.callback(release_engine, trt, self._loaded)
             self._make_context(undo)
             self._stream = cuda.create_stream()
             _later(undo, cuda.destroy_stream, self._stream)
@@ -143,7 +150,7 @@ class Session:
         self._stage_ms = {}
 
     def close(self) -> None:
-        """Release everything but the engine, in the reverse order of its making; twice is fine."""
+        """Release everything in the reverse order of its making, a shared engine by its last user; twice is fine."""
         undo, self._undo = self._undo, None
         if undo is not None:
             with self._cuda.active():
