@@ -97,7 +97,7 @@ class ModelConfig:
         backbone: `compact`, or `clip:<open_clip name>`.
         pretrained: open_clip's tag of the CLIP weights; it names the activation too. Unused by `compact`.
         size: side S of the square input, in pixels, a multiple of the patch.
-        groups: N, the number of levels; it divides the depth of both towers.
+        groups: N, the number of levels; it divides the depth of both towers. The default was chosen as the preset was.
         preset: key of `PRESETS`; the default was chosen by leave-one-set-out (docs/evaluations.md).
         domain: default domain of use; a property of use that `export --domain` may change.
         vision_adapter, fusion: the ablation rows of the paper's Table 2.
@@ -111,7 +111,7 @@ class ModelConfig:
     backbone: str = "compact"
     pretrained: str = "openai"
     size: int = 518
-    groups: int = 3
+    groups: int = 2
     preset: str = "paper"
     domain: Domain = "industrial"
     vision_adapter: Literal["conv_lora", "lora"] = "conv_lora"

@@ -23,7 +23,10 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """A recipe. The defaults are the authors' where they have one: Adam, rates, decay, batch.
+    """A recipe.
+
+    Adam, rates, decay and batch are the authors' by default. The mixture of pictures and the weight average are those of
+    the built-in model (docs/evaluations.md).
 
     Attributes:
         steps: optimiser steps; None takes as many as `epochs` rounds through the pictures need.
@@ -64,14 +67,14 @@ class TrainConfig:
     blend_clip: float = 1.0
     pictures: Literal["all", "test"] = "all"
     order: Literal["balanced", "shuffled"] = "balanced"
-    synthetic: float = 0.3
-    textures: float = 0.1
-    spoiled: float = 0.75
-    backdrop: float = 0.0
+    synthetic: float = 0.4
+    textures: float = 0.25
+    spoiled: float = 0.7
+    backdrop: float = 0.35
     augment: bool = True
     augmentation: Literal["ours", "authors"] = "ours"
-    generic: float = 0.25
-    average: float = 0.0
+    generic: float = 0.5
+    average: float = 0.99
     precision: Precision = "fp32"
     cache: Kept = "fp32"
     seed: int = 0

@@ -43,7 +43,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("ckpt") / "bench"
     save_checkpoint(
         path,
-        build_model(ModelConfig(size=SIZE, preset="reference")),
+        build_model(ModelConfig(size=SIZE, preset="reference", groups=3)),
         training={"data": ["none"], "license": "free to test"},
     )
     return path
