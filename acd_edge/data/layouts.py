@@ -388,7 +388,7 @@ def list_jsonl(file: Path, base: Path, report: Report) -> Iterator[Sample]:
         DataError: the file cannot be read.
     """
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").split("\n")  # a text may hold other breaks, such as U+2028
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read {file}: {error}") from error
     for number, line in enumerate(lines, 1):
@@ -413,7 +413,7 @@ class _BadLine(DataError):
 def _json_sample(where: str, line: str, base: Path) -> Sample:
     try:
         row = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits, and [[[[…, are no JSONDecodeError
         raise _BadLine(f"{where} is not JSON: {error}") from error
     if not isinstance(row, dict):
         raise _BadLine(f"{where} is not a JSON object but {type(row).__name__}")

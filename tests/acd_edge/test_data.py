@@ -167,10 +167,20 @@ def test_jsonl_is_relative_to_root_or_to_itself(tree: Path) -> None:
     assert np.array_equal(read_sample(beside[1], 28)[1], read_sample(load_mvtec(tree)[0], 28)[1])
 
 
+def test_jsonl_written_elsewhere(tree: Path) -> None:
+    """A mark of UTF-8 at its start, line ends of Windows, and a text that holds a break which ends no line."""
+    row = {"image_path": "metal_nut/test/good/000.png", "label": 0, "class_name": "a\u2028b"}
+    text = json.dumps(row, ensure_ascii=False)
+    (tree / "list.jsonl").write_bytes(f"\ufeff{text}\r\n{text}\r\n".encode())
+    assert [sample.category for sample in load_jsonl(tree / "list.jsonl")] == ["a\u2028b"] * 2
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
         ("{", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
+        ("9" * 5000, "is not JSON|not a JSON object"),  # Python 3.10 before its patch of 2022 reads it
         ([1], "not a JSON object but list"),
         ({"image_path": "a.png", "label": 2, "class_name": "x"}, "label must be 0 .* got 2"),
         ({"image_path": "a.png", "label": True, "class_name": "x"}, "label must be 0 .* got True"),
