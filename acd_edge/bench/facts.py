@@ -77,8 +77,14 @@ def versions(root: Path = ROOT) -> dict[str, str]:
     return {**found, **debian_packages(_DEBIAN, root)}
 
 
-def subject_facts(detector: Detector, options: BackendOptions, *, asked_backend: str) -> dict[str, Any]:
-    """The bundle, and what runs it."""
+def subject_facts(detector: Detector, options: BackendOptions, *, asked_backend: str, since: str) -> dict[str, Any]:
+    """The bundle, and what runs it.
+
+    Args:
+        detector: what is measured.
+        options, asked_backend: how it was asked for.
+        since: when the process began to load, UTC in ISO 8601; an engine that is no older was built by it.
+    """
     from acd_edge.runtime.backends.ort import core_count
 
     backend = detector.backend
@@ -90,11 +96,11 @@ def subject_facts(detector: Detector, options: BackendOptions, *, asked_backend:
         "asked_backend": asked_backend,
         "device": options.device,
         "threads": (options.threads or core_count()) if runs_on_cpu else None,
-        "engine": _engine_facts(getattr(backend, "engine", None), getattr(backend, "details", "")),
+        "engine": _engine_facts(getattr(backend, "engine", None), getattr(backend, "details", ""), since),
     }
 
 
-def _engine_facts(engine: object, details: str) -> dict[str, Any] | None:
+def _engine_facts(engine: object, details: str, since: str) -> dict[str, Any] | None:
     """Of a backend that runs an engine of the cache; its precision as it was read back from the engine."""
     if not isinstance(engine, Engine):
         return None
@@ -111,6 +117,7 @@ def _engine_facts(engine: object, details: str) -> dict[str, Any] | None:
         "fused_attentions": record.fused_attentions,
         "int8_products": record.int8_products,
         "made_at": record.made_at,
+        "built_now": record.made_at >= since,
         "details": details,
     }
 

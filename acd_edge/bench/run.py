@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ from acd_edge.device.clocks import device_state, throttled_between
 from acd_edge.device.power import PowerSampler
 from acd_edge.device.sysfs import ROOT
 from acd_edge.errors import SourceError, UsageError
+from acd_edge.runtime.engine_records import now
 from acd_edge.runtime.sources import ReadOptions, Source, open_sources
 
 if TYPE_CHECKING:
@@ -144,6 +144,7 @@ class _Scene:
 
     def __init__(self, config: BenchConfig, meter: WattMeter | None, voice: Voice) -> None:
         self.config, self._meter = config, meter
+        self._since = now()
         self.sampler: PowerSampler | None = None
         self.soak: Soak | None = None
         self._machine = machine_facts(config.root)
@@ -157,8 +158,10 @@ class _Scene:
         """Take down what will be measured."""
         self._backend = detector.backend.name
         self._fixed = {
-            "made_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "subject": subject_facts(detector, self.config.options, asked_backend=self.config.asked_backend),
+            "made_at": now(),
+            "subject": subject_facts(
+                detector, self.config.options, asked_backend=self.config.asked_backend, since=self._since
+            ),
             "source": source,
             "versions": versions(self.config.root),
             "load_ms": round(load_s * 1e3, 1),

@@ -155,6 +155,8 @@ def notes(values: Mapping[str, Any]) -> list[str]:
         found.append(f"other programs were busy (load {load:g} on {cores} cores); their share is in these times")
     if values["ending"] != "complete":
         found.append(f"{values['ending']}; {values['frames']} frames count")
+    if (values["subject"].get("engine") or {}).get("built_now"):
+        found.append("the engine was built in this run, which load time and memory hold; take those of another run")
     if rows["copy"] is None:
         found.append("copy: the backend does not tell it apart, infer holds it")
     if live is not None:

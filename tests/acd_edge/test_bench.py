@@ -621,6 +621,28 @@ def test_an_engine_tells_copies_by_its_events_and_what_it_is(
     assert machine.released()
 
 
+@pytest.mark.parametrize("built_now", [True, False])
+def test_an_engine_that_was_built_in_the_run_is_told(
+    built_now: bool, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its building is in the time of loading and in the memory, which are then no other run's."""
+    monkeypatch.setenv("ACD_EDGE_CACHE", str(tmp_path / "cache"))
+    machine = Machine(monkeypatch, FakeCuda())
+    monkeypatch.setattr(facts, "open_cuda", lambda which="auto": machine.cuda)
+    if not built_now:
+        monkeypatch.setattr("acd_edge.runtime.engine_records.now", lambda: "2026-01-01T00:00:00+00:00")
+        machine.engine(bundle)
+
+    def load() -> Detector:
+        if built_now:
+            machine.engine(bundle)
+        return Detector.load(bundle, backend="tensorrt")
+
+    values = bench(load, config(tmp_path, asked_backend="tensorrt")).values
+    assert values["subject"]["engine"]["built_now"] is built_now
+    assert ("note: the engine was built in this run" in result_table(values)) is built_now
+
+
 def test_every_flag_belongs_to_a_mode() -> None:
     """A flag that no mode used would be refused everywhere."""
     from acd_edge.cli.bench import _USED, command
