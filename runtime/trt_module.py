@@ -54,9 +54,12 @@ def load_tensorrt() -> Any:
         if error.name == "tensorrt":
             raise MissingExtra(f"TensorRT is not installed for this Python; {where_from()}") from error
         raise MissingExtra(f"TensorRT is incomplete, it lacks {error.name}; {where_from()}") from error
-    except (ImportError, OSError, RuntimeError) as error:  # a shared library that is absent or of another release
-        first = (str(error) or type(error).__name__).splitlines()[0]
+    except Exception as error:  # a shared library or a numpy of another release, and pybind11 says what it likes
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise MissingExtra(f"TensorRT is installed and cannot be loaded ({first}); {where_from()}") from error
+    if not hasattr(trt, "__version__"):  # the folder that a package leaves when it is removed imports too
+        place = next(iter(getattr(trt, "__path__", [])), "a module of that name")
+        raise MissingExtra(f"{place} is not TensorRT, or what is left of it; remove it, then: {where_from()}")
     check_release(trt)
     return trt
 

@@ -68,6 +68,7 @@ def _built_with(text: str, name: str) -> bool:
 
 def probe_onnxruntime() -> Iterator[Told]:
     """Import ONNX Runtime and run a tiny model on each provider that it lists: the list is that of its build."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before the import: it reports itself over the network
     numpy, ort = import_module("numpy"), import_module("onnxruntime")
     told: Told = {"version": str(ort.__version__), "file": str(ort.__file__), "providers": {}}
     yield told

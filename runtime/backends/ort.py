@@ -8,13 +8,13 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 import numpy as np
 
 from acd_edge.errors import BackendError, DeviceError, MissingExtra
-from acd_edge.lazy import require
+from acd_edge.lazy import load_library
 from acd_edge.runtime.backends import Array, BackendOptions, GraphFile, TensorSpec
 
 _TYPES: Mapping[str, np.dtype[Any]] = MappingProxyType(
@@ -27,6 +27,7 @@ _TYPES: Mapping[str, np.dtype[Any]] = MappingProxyType(
 )
 _ERRORS_ONLY, _FATAL_ONLY, _WARNINGS = 3, 4, 2  # severities of its log; the last is its default
 _CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+TELEMETRY_OFF = "ORT_DISABLE_TELEMETRY"
 _CUDA_EXACT = {"use_tf32": "0"}  # else products of float32 are rounded to 10 bits on Ampere and later
 
 logger = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ class OrtBackend:
     """
 
     def __init__(self, graph: GraphFile, options: BackendOptions) -> None:
-        ort = require("onnxruntime", "cpu")
+        ort = _onnxruntime()
         session = _cuda_session(ort, graph, options)
         self.name = "onnxruntime" if session is None else "onnxruntime (CUDA)"
         self._session: Any = _cpu_session(ort, graph, options) if session is None else session
@@ -70,7 +71,18 @@ class OrtBackend:
 def preload() -> None:
     """Import the library, in a thread beside other work; the session's own import then costs nothing."""
     with suppress(MissingExtra):
-        require("onnxruntime", "cpu")
+        _onnxruntime()
+
+
+def _onnxruntime() -> ModuleType:
+    """Import ONNX Runtime with its telemetry off, unless the user has set it.
+
+    Since 1.29 the wheels for Linux report the process and each graph that is loaded (file name, digests) to Microsoft
+    over the network, and leave an identity for this machine in ~/.cache/Microsoft and a file `.ses` among the temporary
+    ones. The variable counts at the import only; where somebody else imported the library before, nothing changes.
+    """
+    os.environ.setdefault(TELEMETRY_OFF, "1")
+    return load_library("onnxruntime", "cpu", having="InferenceSession")
 
 
 def _cpu_session(ort: Any, graph: GraphFile, options: BackendOptions) -> Any:

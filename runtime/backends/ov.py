@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from acd_edge.errors import BackendError, DeviceError, MissingExtra, UsageError
-from acd_edge.lazy import require
+from acd_edge.lazy import load_library
 from acd_edge.runtime.backends import Array, BackendOptions, GraphFile, TensorSpec
 from acd_edge.runtime.backends.ort import core_count
 
@@ -91,7 +91,7 @@ def preload() -> None:
 
 def _openvino() -> ModuleType:
     with _no_telemetry():
-        return require("openvino", "openvino")
+        return load_library("openvino", "openvino", having="Core")
 
 
 def _core(ov: Any) -> Any:

@@ -1,15 +1,18 @@
-"""ONNX Runtime on CUDA, against a made module: asking for a GPU and getting the CPU is an error."""
+"""ONNX Runtime on CUDA, against a made module: asking for a GPU and getting the CPU is an error. And its telemetry."""
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
-from acd_edge.errors import BackendError, ConfigError, DeviceError
+from acd_edge.errors import BackendError, ConfigError, DeviceError, MissingExtra
 from acd_edge.runtime.backends import BackendOptions, GraphFile, open_backend
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
@@ -135,3 +138,49 @@ def test_bf16_is_refused_on_the_cpu_only(monkeypatch: pytest.MonkeyPatch) -> Non
     assert opened(monkeypatch, Ort("yes"), precision="bf16").name == "onnxruntime (CUDA)"
     with pytest.raises(BackendError, match="bf16"):
         opened(monkeypatch, Ort("yes"), precision="bf16", device="cpu")
+
+
+IMPORT = "from acd_edge.runtime.backends import preload; preload('onnxruntime'); import onnxruntime"
+
+
+def imported(tmp_path: Path, code: str, more: Mapping[str, str]) -> tuple[str, list[str]]:
+    """What a fresh process prints, and the files that it left in its home and among the temporary ones."""
+    (tmp_path / "home").mkdir()
+    kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}  # CI turns it off
+    places = dict.fromkeys(("HOME", "TMPDIR"), str(tmp_path / "home"))
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**kept, **places, **more}, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip(), [each.name for each in (tmp_path / "home").rglob("*") if each.is_file()]
+
+
+def test_the_library_leaves_nothing_and_calls_nobody(tmp_path: Path) -> None:
+    """Its wheels for Linux else make an identity for the machine, and `.ses` among the temporary files."""
+    assert imported(tmp_path, IMPORT, {}) == ("", [])
+
+
+@pytest.mark.parametrize(("more", "seen"), [({}, "1"), ({"ORT_DISABLE_TELEMETRY": "0"}, "0")], ids=["unset", "set"])
+def test_telemetry_is_off_before_the_import_unless_the_user_set_it(
+    tmp_path: Path, more: dict[str, str], seen: str
+) -> None:
+    (tmp_path / "onnxruntime.py").write_text(
+        "import os; print(os.environ['ORT_DISABLE_TELEMETRY']); InferenceSession = 1"
+    )
+    assert imported(tmp_path, IMPORT, {"PYTHONPATH": str(tmp_path), **more})[0] == seen
+
+
+def test_what_is_left_of_a_removed_library_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two builds were installed, one was removed: a folder stays, which imports as a module of nothing."""
+    left = ModuleType("onnxruntime")
+    left.__path__ = ["/site-packages/onnxruntime"]
+    with pytest.raises(MissingExtra, match=r"/site-packages/onnxruntime has no InferenceSession.*acd-edge\[cpu\]"):
+        opened(monkeypatch, left)  # type: ignore[arg-type]
+
+
+def test_a_library_that_cannot_be_loaded_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "onnxruntime.py").write_text("raise ImportError('libgomp: static TLS block\\nmore')")
+    monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(MissingExtra, match=r"cannot be loaded \(libgomp: static TLS block\); install it again"):
+        open_backend(GraphFile(path=Path("model.onnx")), backend="onnxruntime")
+    monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)

@@ -60,6 +60,25 @@ def test_a_shared_library_that_is_not_found(monkeypatch: pytest.MonkeyPatch) -> 
         load_tensorrt()
 
 
+def test_whatever_an_import_raises_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def odd(_: str) -> Any:
+        raise AttributeError("module 'numpy' has no attribute 'bool'")
+
+    monkeypatch.setattr(trt_module, "import_module", odd)
+    with pytest.raises(MissingExtra, match=r"cannot be loaded \(module 'numpy' has no attribute 'bool'\)"):
+        load_tensorrt()
+
+
+def test_what_is_left_of_a_removed_package_is_not_tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty folder of that name imports, and `auto` finds it: a run by another library must not end with it."""
+    (tmp_path / "tensorrt").mkdir()
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(MissingExtra, match=f"{tmp_path / 'tensorrt'} is not TensorRT, or what is left of it"):
+        load_tensorrt()
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+
+
 def test_one_logger_for_the_process_that_keeps_what_is_worth_it(caplog: pytest.LogCaptureFixture) -> None:
     trt: Any = fake("10.3.0")
     log: Any = trt_log(trt)
