@@ -36,7 +36,8 @@ def blocks(page: Path, language: str) -> list[str]:
 def shown_commands() -> Iterator[tuple[str, list[str]]]:
     """(page, arguments) of every `acd-edge` call that a page shows."""
     for page in PAGES:
-        for line in "\n".join(blocks(page, "bash")).splitlines():
+        units = re.findall(r"^ExecStart=(.+)$", "\n".join(blocks(page, "ini")), flags=re.MULTILINE)
+        for line in [*"\n".join(blocks(page, "bash")).splitlines(), *units]:
             words = shlex.split(line.split(" > ")[0], comments=True)
             starts = [place for place, word in enumerate(words) if word.endswith("acd-edge")]
             for start in starts:
