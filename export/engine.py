@@ -6,9 +6,10 @@ import hashlib
 import logging
 import platform
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,13 @@ from acd_edge.runtime.engines import (
     Engine,
     EngineKey,
     EngineRecord,
+    State,
     cache_root,
     exact_engine,
     gpu_name,
     newest_engine,
-    prepare_cache,
     read_timing_cache,
+    sole_builder,
     stale_engine,
     write_engine,
     write_stamp,
@@ -64,6 +66,9 @@ class _Machine:
     @property
     def tensorrt(self) -> str:
         return str(self.trt.__version__)
+
+    def wait(self) -> None:
+        self.progress("another acd-edge builds an engine into this cache; waiting for it")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,25 +118,37 @@ def compile_bundle(
         OutputError: the cache cannot be written; nothing half written stays.
     """
     machine = _machine(trt, cuda, progress)
-    engines = []
-    for part in parts_of(bundle, text_encoder=text_encoder):
+    unsure: set[State] = {"failed", "never verified"} if verify else set()
+
+    def ready(part: _Part) -> Engine:
         key = _key(machine, part, _with_prompts(bundle, options))
-        engine = None if force else exact_engine(key)
-        if engine is None:
-            engine = _built(machine, bundle, part, key, force=force)
-        else:
-            progress(f"{part.name}: the engine is there already, {engine.state}")
-        engines.append(_verified(machine, bundle, engine) if verify and engine.state != "verified" else engine)
-    return engines
+
+        def find() -> Engine | None:
+            return None if force else exact_engine(key)
+
+        if found := find():
+            progress(f"{part.name}: the engine is there already, {found.state}")
+        return _ready(machine, bundle, part, key, find, unsure, force=force)
+
+    return [ready(part) for part in parts_of(bundle, text_encoder=text_encoder)]
 
 
 def ensure_engine(
-    bundle: Bundle, *, cuda: Cuda | None = None, progress: Progress = logger.info, trt: Any = None
+    bundle: Bundle,
+    *,
+    parts: Collection[str] = (MODEL, TEXT_ENCODER),
+    cuda: Cuda | None = None,
+    progress: Progress = logger.info,
+    trt: Any = None,
 ) -> list[Engine]:
     """The engines that a run of this bundle uses here: those that are there, and what is missing built and verified.
 
+    A text encoder's engine that fails its verification is told and left out where the model's is asked for too: the
+    products that the bundle carries do without it, and for others the backend refuses it.
+
     Args:
         bundle: see `compile_bundle`.
+        parts: what is used, `model`, `text encoder` or both.
         cuda, progress, trt: see `compile_bundle`.
 
     Raises:
@@ -141,15 +158,37 @@ def ensure_engine(
     machine = _machine(trt, cuda, progress)
     engines = []
     for part in parts_of(bundle):
-        engine = newest_engine(part.graph.digest, machine.tensorrt, machine.cuda.facts)
-        if engine is None:
-            engine = _built(machine, bundle, part, _key(machine, part, _with_prompts(bundle, BuildOptions())))
-        if engine.state == "never verified":
-            engine = _verified(machine, bundle, engine)
-        if engine.state == "failed":
+        if part.name not in parts:
+            continue
+        key = _key(machine, part, _with_prompts(bundle, BuildOptions()))
+        find = partial(newest_engine, part.graph.digest, machine.tensorrt, machine.cuda.facts)
+        engine = _ready(machine, bundle, part, key, find, {"never verified"})
+        if engine.state != "failed":
+            engines.append(engine)
+        elif part.name == TEXT_ENCODER and MODEL in parts:
+            progress(f"{failure(bundle, engine)}. Products of the bundle do not need it")
+        else:
             raise EngineError(failure(bundle, engine))
-        engines.append(engine)
     return engines
+
+
+def _ready(
+    machine: _Machine,
+    bundle: Bundle,
+    part: _Part,
+    key: EngineKey,
+    find: Callable[[], Engine | None],
+    unsure: Collection[State],
+    *,
+    force: bool = False,
+) -> Engine:
+    """The engine that `find` finds, or else a new one; verified where its state is `unsure`."""
+    engine = find()
+    if engine is not None and engine.state not in unsure:
+        return engine
+    with sole_builder(machine.wait):
+        engine = find() or _built(machine, bundle, part, key, force=force)  # another process may have built it by now
+        return _verified(machine, bundle, engine) if engine.state in unsure else engine
 
 
 def failure(bundle: Bundle, engine: Engine) -> str:
@@ -206,7 +245,6 @@ def _built(machine: _Machine, bundle: Bundle, part: _Part, key: EngineKey, *, fo
     notes = _check_release_for(machine, part)
     machine.progress(_why(part, key, force=force))
     _check_room(machine, part, key.options)
-    prepare_cache()
     log = trt_log(machine.trt)
     built = build_engine(
         machine.trt,

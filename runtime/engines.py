@@ -10,11 +10,15 @@ a record of what it is (`engine.json`) and the result of its verification (`veri
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -39,13 +43,14 @@ from acd_edge.runtime.staging import staged_folder
 __all__ = [
     "BuildOptions", "Device", "Engine", "EngineKey", "EngineRecord", "Stamp", "State", "TensorRecord", "all_engines",
     "cache_problem", "cache_root", "exact_engine", "gpu_name", "newest_engine", "prepare_cache",
-    "read_timing_cache", "stale_engine", "write_engine", "write_stamp", "write_timing_cache",
+    "read_timing_cache", "sole_builder", "stale_engine", "write_engine", "write_stamp", "write_timing_cache",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
 PLAN, RECORD, STAMP = "engine.plan", "engine.json", "verify.json"
 _SHORT = 32  # hexadecimal digits of a folder's name
+_LOOK = 0.2  # seconds between looks at a build of another process
 
 
 @dataclass(frozen=True)
@@ -154,6 +159,41 @@ def prepare_cache() -> None:
         raise OutputError(f"{folder} cannot be written: {error.strerror or error}; set ACD_EDGE_CACHE") from error
 
 
+@contextmanager
+def sole_builder(wait: Callable[[], None]) -> Iterator[None]:
+    """Inside, no other process builds into this cache; two at once would share the memory, and time each other's load.
+
+    The lock is the folder's own: it leaves no file, and goes with its process. On a disk that knows no locks there is
+    none, and of two builds of one engine the later one stays.
+
+    Args:
+        wait: called once where another process has to be waited for.
+
+    Raises:
+        EngineError, OutputError: see `prepare_cache`.
+    """
+    prepare_cache()
+    handle = os.open(cache_root() / "engines", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if not _locked(handle):
+            wait()
+            while not _locked(handle):
+                time.sleep(_LOOK)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _locked(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            return False
+        logger.debug("the cache cannot be locked: %s", error)
+    return True
+
+
 def write_engine(key: EngineKey, plan: bytes | memoryview, record: EngineRecord) -> Engine:
     """Put an engine into the cache, whole or not at all; one of the same key is replaced, its stamp too.
 
@@ -177,11 +217,14 @@ def write_stamp(engine: Engine, stamp: Stamp) -> Engine:
     """Put the result of a verification beside an engine; return the engine with it.
 
     Raises:
-        EngineError: the stamp is of another plan.
+        EngineError: the stamp is of another plan, or another one lies there by now.
         OutputError: the place cannot be written.
     """
     if stamp.plan_sha256 != engine.record.plan_sha256:
         raise EngineError(f"the stamp is of another plan than {engine.plan_path}; verify again")
+    here = _read_engine(engine.folder)
+    if here is None or here.record.plan_sha256 != stamp.plan_sha256:
+        raise EngineError(f"the engine in {engine.folder} was built anew, or removed, meanwhile; verify again")
     write_private(engine.folder / STAMP, to_json(stamp))
     return replace(engine, stamp=stamp)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -10,6 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from acd_edge.errors import OutputError
+
+_TAKEN = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EISDIR})
+_TRIES = 8  # times that others may be faster
 
 
 @contextmanager
@@ -33,7 +37,7 @@ def staged_folder(path: Path, pack: Callable[[Path, Path], Path] | None = None) 
         folder = workplace / "new"
         folder.mkdir()
         yield folder
-        _swap(pack(folder, workplace / "packed") if pack else folder, path, workplace / "old")
+        _swap(pack(folder, workplace / "packed") if pack else folder, path, workplace)
     except OutputError:
         raise
     except OSError as error:
@@ -42,13 +46,25 @@ def staged_folder(path: Path, pack: Callable[[Path, Path], Path] | None = None) 
         shutil.rmtree(workplace, ignore_errors=True)
 
 
-def _swap(new: Path, path: Path, aside: Path) -> None:
-    if not os.path.lexists(path):
-        os.rename(new, path)
+def _swap(new: Path, path: Path, workplace: Path) -> None:
+    """Put `new` in the place of `path`. Where others do the same at the same time, the last one stays, whole."""
+    for count in range(_TRIES):
+        aside = workplace / f"old{count}"
+        moved = _moved(path, aside)
+        try:
+            os.rename(new, path)
+        except OSError as error:
+            if error.errno in _TAKEN and os.path.lexists(path) and count < _TRIES - 1:
+                continue  # somebody put another one there since
+            if moved and not os.path.lexists(path):
+                os.rename(aside, path)
+            raise
         return
-    os.rename(path, aside)
+
+
+def _moved(path: Path, aside: Path) -> bool:
     try:
-        os.rename(new, path)
-    except OSError:
-        os.rename(aside, path)
-        raise
+        os.rename(path, aside)
+    except FileNotFoundError:
+        return False
+    return True

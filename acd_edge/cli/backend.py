@@ -104,18 +104,28 @@ def load_detector(path: Path | None, *, product: str, how: BackendFlags) -> Dete
         raise
 
 
-def prepare(bundle: Bundle, how: BackendFlags) -> None:
+def prepare(bundle: Bundle, how: BackendFlags, *, only: str = "") -> None:
     """With `--backend tensorrt`: build and verify the engines of a bundle where they are not there, with a line each.
 
     Every other backend needs nothing, and `auto` never builds.
+
+    Args:
+        bundle: whose engines.
+        how: what the flags said.
+        only: the one of them that is used, `model` or `text encoder`; both if empty.
     """
     if how.backend != "tensorrt":
         return
-    from acd_edge.export.engine import ensure_engine
+    from acd_edge.export.engine import MODEL, TEXT_ENCODER, ensure_engine
     from acd_edge.runtime.backends import check_options
     from acd_edge.runtime.cuda import open_cuda
     from acd_edge.runtime.trt_module import load_tensorrt
 
     check_options("tensorrt", how.options)
-    trt = load_tensorrt()
-    ensure_engine(bundle, trt=trt, cuda=open_cuda(how.cuda), progress=lambda line: click.echo(line, err=True))
+    ensure_engine(
+        bundle,
+        parts=[only] if only else [MODEL, TEXT_ENCODER],
+        trt=load_tensorrt(),
+        cuda=open_cuda(how.cuda),
+        progress=lambda line: click.echo(line, err=True),
+    )

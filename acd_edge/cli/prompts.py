@@ -110,7 +110,7 @@ def _features(bundle: Bundle, words: Mapping[str, str], how: BackendFlags) -> di
             f"{bundle.path} carries no text encoder; name the checkpoint it was made from with --from CKPT, "
             "or export it again with --with-text-encoder"
         )
-    prepare(bundle, how)
+    prepare(bundle, how, only="text encoder")
     encoder = TextEncoder(
         bundle.text_encoder_file, bundle.tokenizer_path, bundle.manifest, backend=how.backend, options=how.options
     )

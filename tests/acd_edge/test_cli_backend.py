@@ -43,9 +43,11 @@ class Built:
     def __init__(self, machine: Machine, bundle: Path) -> None:
         self.machine, self.bundle = machine, bundle
         self.asked: list[Path] = []
+        self.parts: list[str] = []
 
-    def __call__(self, opened: Bundle, *, trt: Any, cuda: FakeCuda, progress: Any) -> None:
+    def __call__(self, opened: Bundle, *, parts: list[str], trt: Any, cuda: FakeCuda, progress: Any) -> None:
         self.asked.append(opened.path)
+        self.parts = parts
         assert (trt, cuda) == (self.machine.trt, self.machine.cuda)
         progress("model: build the engine; this takes minutes")
         for plan in (PLAN, TEXT_PLAN):
@@ -138,8 +140,10 @@ def test_calibrate_and_prompts_run_on_the_engine_too(bundle: Path, picture: Path
     assert done.exit_code == 0, done.stderr
     assert built.asked == [bundle]
     before = built.machine.calls.count("deserialize")
+    assert built.parts == ["model", "text encoder"]
     done = acd_edge("prompts", "add", bundle, "road=brick road", "--backend", "tensorrt")
     assert done.exit_code == 0, done.stderr
+    assert built.parts == ["text encoder"]
     assert built.machine.calls.count("deserialize") == before + 1
     by_engine = Bundle.open(bundle).text_features["road"]
     acd_edge("prompts", "add", bundle, "road=brick road", "--force", "--backend", "onnxruntime")

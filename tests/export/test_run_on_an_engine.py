@@ -80,3 +80,14 @@ def test_an_engine_that_failed_is_not_run(trt: FakeBuilderRT, bundle: Path, pict
     assert result.exit_code == 1
     assert "engine failed its verification" in result.stderr.splitlines()[-1]
     assert result.stdout == ""
+
+
+def test_a_failed_text_encoder_is_refused_where_it_is_needed(trt: FakeBuilderRT, bundle: Path, picture: Path) -> None:
+    assert CliRunner().invoke(cli, ["compile", str(bundle), "--no-text-encoder"]).exit_code == 0
+    trt.drift = 0.5
+    known = run(picture, bundle, "--backend", "tensorrt")
+    assert known.exit_code == 0, known.stderr
+    assert "text encoder's engine failed its verification" in known.stderr
+    new = run(picture, bundle, "--backend", "tensorrt", "--product", "road damage")
+    assert (new.exit_code, new.stdout) == (1, "")
+    assert "the TensorRT engine failed its verification" in new.stderr.splitlines()[-1]

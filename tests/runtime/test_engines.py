@@ -168,6 +168,14 @@ def test_a_new_engine_of_the_same_key_loses_the_old_stamp() -> None:
     assert (found.state, found.plan_bytes()) == ("never verified", b"built again")
 
 
+def test_an_engine_that_was_built_anew_is_not_stamped_with_what_was_said_of_the_old_one() -> None:
+    engine = stored()
+    newer = stamped(stored(plan=b"built again"))
+    with pytest.raises(EngineError, match="was built anew, or removed, meanwhile; verify again"):
+        stamped(engine, passed=False)
+    assert exact_engine(KEY) == newer
+
+
 def test_a_stamp_of_another_plan_says_nothing() -> None:
     engine = stamped(stored())
     values = json.loads((engine.folder / "verify.json").read_text())
