@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from acd_edge.errors import ExportError
 from acd_edge.export.graph import FoldedAcdClip, Outputs
 from acd_edge.export.text import OUTPUTS, FoldedTextEncoder
-from acd_edge.export.trace import FREE_AXIS, TYPES, Value, state_of, trace_module
+from acd_edge.export.trace import Value, state_of, trace_module
+from acd_edge.export.translations import FREE_AXIS, TYPES
 from acd_edge.lazy import require
 
 __all__ = ["OPSET", "check_onnx", "onnx_from_folded", "onnx_from_text", "write_onnx"]

@@ -2,8 +2,8 @@
 
 The module runs once on torch's `meta` device, which knows types and shapes and holds no numbers, so that this costs
 milliseconds and no memory. Every call of a torch function becomes the one node that it means, named after the module
-that made it: what is in the graph is what is in `acd_edge.export.graph`. A function without an entry in `TRANSLATIONS`
-is refused.
+that made it: what is in the graph is what is in `acd_edge.export.graph`. A function without an entry in the table of
+`acd_edge.export.translations` is refused.
 """
 
 from __future__ import annotations
@@ -20,19 +20,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from acd_edge.errors import ExportError
+from acd_edge.export.translations import TRANSLATIONS
 from acd_edge.lazy import require
 
-TYPES: Mapping[torch.dtype, str] = {
-    torch.float16: "FLOAT16",
-    torch.bfloat16: "BFLOAT16",
-    torch.float32: "FLOAT",
-    torch.uint8: "UINT8",
-    torch.int8: "INT8",
-    torch.int64: "INT64",
-    torch.bool: "BOOL",
-}
-
-FREE_AXIS = 8191  # a prime that no width, length or grid of ours equals: the size of a free first axis while tracing
+__all__ = ["Recorder", "Trace", "Value", "Watch", "state_of", "trace_module", "watch_module"]
 
 
 class Value(NamedTuple):
@@ -73,7 +64,7 @@ def trace_module(module: nn.Module, inputs: Mapping[str, Tensor], outputs: Seque
     """
     feed = {name: torch.empty_like(tensor, device="meta") for name, tensor in inputs.items()}
     state = {name: torch.empty_like(tensor, device="meta") for name, tensor in state_of(module).items()}
-    recorder = _Recorder({**feed, **state})
+    recorder = Recorder({**feed, **state})
     with recorder.following(module):
         results = torch.func.functional_call(module, state, tuple(feed.values()))
     recorder.finish([results] if isinstance(results, Tensor) else list(results), outputs)
@@ -82,7 +73,7 @@ def trace_module(module: nn.Module, inputs: Mapping[str, Tensor], outputs: Seque
 
 def watch_module(module: nn.Module, inputs: Mapping[str, Tensor], watch: Watch) -> Any:
     """Run a module on real numbers; `watch` sees every value under the name that `trace_module` gives it."""
-    recorder = _Recorder({**inputs, **state_of(module)}, watch)
+    recorder = Recorder({**inputs, **state_of(module)}, watch)
     with recorder.following(module):
         return module(*inputs.values())
 
@@ -102,7 +93,7 @@ def _path_hooks(module: nn.Module, name: str, path: list[str]) -> list[Any]:
     return [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
 
 
-class _Recorder(TorchFunctionMode):
+class Recorder(TorchFunctionMode):
     """Translates each torch call that makes a new tensor."""
 
     def __init__(self, known: Mapping[str, Tensor], watch: Watch = lambda *_: None) -> None:
@@ -205,168 +196,7 @@ class _Recorder(TorchFunctionMode):
         self.trace.values = {renamed.get(name, name): tensor for name, tensor in self.trace.values.items()}
 
 
-Made = Sequence[Tensor]
-Translation = Callable[..., None]
-
-
 def _tensors(out: Any) -> list[Tensor]:
     if isinstance(out, Tensor):
         return [out]
     return [each for each in out if isinstance(each, Tensor)] if isinstance(out, (tuple, list)) else []
-
-
-def _one(kind: str, **attributes: Any) -> Translation:
-    """One tensor in, one out, without arguments that matter."""
-
-    def translate(to: _Recorder, made: Made, x: Tensor, *_: Any, **__: Any) -> None:
-        to.add(kind, [x], made, **attributes)
-
-    return translate
-
-
-def _two(kind: str, *, swapped: bool = False) -> Translation:
-    """Two operands, one of which may be a number."""
-
-    def translate(to: _Recorder, made: Made, a: Any, b: Any) -> None:
-        like = a if isinstance(a, Tensor) else b
-        operands = [each if isinstance(each, Tensor) else to.scalar(each, like) for each in (a, b)]
-        to.add(kind, operands[::-1] if swapped else operands, made)
-
-    return translate
-
-
-def reduction(kind: str) -> Translation:
-    """Over one axis."""
-
-    def translate(to: _Recorder, made: Made, x: Tensor, *, dim: int, keepdim: bool = False, **_: Any) -> None:
-        to.add(kind, [x, to.integers([dim % x.ndim])], made, keepdims=int(keepdim))
-
-    return translate
-
-
-def _cast(to: _Recorder, made: Made, x: Tensor, *_: Any) -> None:
-    onnx = require("onnx", "export")
-    to.add("Cast", [x], made, to=getattr(onnx.TensorProto, TYPES[made[0].dtype]))
-
-
-def _quantize(to: _Recorder, made: Made, x: Tensor, scale: Tensor) -> None:
-    to.add("QuantizeLinear", [x, scale, to.zero_point(scale)], made)
-
-
-def _dequantize(to: _Recorder, made: Made, q: Tensor, scale: Tensor) -> None:
-    axis = {"axis": q.ndim - 1} if scale.ndim else {}
-    to.add("DequantizeLinear", [q, scale, to.zero_point(scale)], made, **axis)
-
-
-def _softmax(to: _Recorder, made: Made, x: Tensor, *, dim: int) -> None:
-    to.add("Softmax", [x], made, axis=dim)
-
-
-def _layer_norm(
-    to: _Recorder, made: Made, x: Tensor, shape: Sequence[int], weight: Tensor, bias: Tensor, eps: float
-) -> None:
-    to.add("LayerNormalization", [x, weight, bias], made, axis=-len(shape), epsilon=eps)
-
-
-def _clamp_min(to: _Recorder, made: Made, x: Tensor, low: float) -> None:
-    to.add("Clip", [x, to.scalar(low, x)], made)
-
-
-def _conv2d(to: _Recorder, made: Made, x: Tensor, weight: Tensor, *, padding: int) -> None:
-    to.add("Conv", [x, weight], made, kernel_shape=list(weight.shape[2:]), pads=[padding] * 4)
-
-
-def _reshape(to: _Recorder, made: Made, x: Tensor, *_: Any) -> None:
-    shape = [0 if size == FREE_AXIS and not axis else size for axis, size in enumerate(made[0].shape)]
-    if FREE_AXIS in shape:
-        raise ExportError(f"{to.path[-1]} moves the free axis to shape {tuple(made[0].shape)}")
-    to.add("Reshape", [x, to.integers(shape)], made)
-
-
-def _permute(to: _Recorder, made: Made, x: Tensor, *order: int) -> None:
-    to.add("Transpose", [x], made, perm=list(order))
-
-
-def _expand(to: _Recorder, made: Made, x: Tensor, *_: int) -> None:
-    if made[0].shape == x.shape:
-        to.alias(made[0], x)
-    else:
-        to.add("Expand", [x, to.integers(list(made[0].shape))], made)
-
-
-def _unsqueeze(to: _Recorder, made: Made, x: Tensor, dim: int) -> None:
-    to.add("Unsqueeze", [x, to.integers([dim % made[0].ndim])], made)
-
-
-def _select(to: _Recorder, made: Made, x: Tensor, dim: int, index: int) -> None:
-    to.add("Gather", [x, to.integers(index)], made, axis=dim)
-
-
-def _narrow(to: _Recorder, made: Made, x: Tensor, dim: int, start: int, length: int) -> None:
-    to.add("Slice", [x, to.integers([start]), to.integers([start + length]), to.integers([dim])], made)
-
-
-def _chunk(to: _Recorder, made: Made, x: Tensor, _: int, *, dim: int) -> None:
-    to.add("Split", [x, to.integers([each.shape[dim] for each in made])], made, axis=dim % x.ndim)
-
-
-def _cat(to: _Recorder, made: Made, parts: Sequence[Tensor], *, dim: int) -> None:
-    to.add("Concat", list(parts), made, axis=dim)
-
-
-def _stack(to: _Recorder, made: Made, parts: Sequence[Tensor], *, dim: int) -> None:
-    raised = [part.unsqueeze(dim) for part in parts]
-    for part, wide in zip(parts, raised, strict=True):
-        _unsqueeze(to, [wide], part, dim)
-    to.add("Concat", raised, made, axis=dim)
-
-
-def _embedding(to: _Recorder, made: Made, ids: Tensor, table: Tensor, **_: Any) -> None:
-    to.add("Gather", [table, ids], made, axis=0)
-
-
-def _argmax(to: _Recorder, made: Made, x: Tensor, *, dim: int, keepdim: bool) -> None:
-    to.add("ArgMax", [x], made, axis=dim, keepdims=int(keepdim))
-
-
-TRANSLATIONS: Mapping[str, Translation] = {
-    "__matmul__": _two("MatMul"),
-    "matmul": _two("MatMul"),
-    "__add__": _two("Add"),
-    "add": _two("Add"),
-    "__radd__": _two("Add"),
-    "__sub__": _two("Sub"),
-    "sub": _two("Sub"),
-    "__rsub__": _two("Sub", swapped=True),
-    "__mul__": _two("Mul"),
-    "mul": _two("Mul"),
-    "__rmul__": _two("Mul"),
-    "__truediv__": _two("Div"),
-    "div": _two("Div"),
-    "norm": reduction("ReduceL2"),
-    "mean": reduction("ReduceMean"),
-    "sum": reduction("ReduceSum"),
-    "sigmoid": _one("Sigmoid"),
-    "gelu": _one("Gelu"),
-    "leaky_relu": _one("LeakyRelu", alpha=0.01),
-    "softmax": _softmax,
-    "layer_norm": _layer_norm,
-    "clamp_min": _clamp_min,
-    "conv2d": _conv2d,
-    "quantize_linear": _quantize,
-    "dequantize_linear": _dequantize,
-    "to": _cast,
-    "float": _cast,
-    "reshape": _reshape,
-    "permute": _permute,
-    "expand": _expand,
-    "unsqueeze": _unsqueeze,
-    "select": _select,
-    "narrow": _narrow,
-    "chunk": _chunk,
-    "cat": _cat,
-    "stack": _stack,
-    "embedding": _embedding,
-    "argmax": _argmax,
-    "__eq__": _two("Equal"),
-}

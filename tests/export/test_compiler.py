@@ -95,6 +95,6 @@ def test_a_cancelled_build_ends_at_its_next_step(tmp_path: Path) -> None:
 
 
 def with_maximum() -> dict[str, object]:
-    from acd_edge.export import trace
+    from acd_edge.export import translations
 
-    return {**trace.TRANSLATIONS, "amax": trace.reduction("ReduceMax")}
+    return {**translations.TRANSLATIONS, "amax": translations.reduction("ReduceMax")}
