@@ -1,1 +1,1 @@
-"""What a device must be told before it decides: thresholds from good parts."""
+"""What is measured on pictures before a device decides: ranges for INT8, and thresholds from good parts."""

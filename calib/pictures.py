@@ -8,12 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from acd_edge.errors import ConfigError, SourceError
+from acd_edge.runtime.picture import PICTURE_SUFFIXES
 from acd_edge.runtime.preprocess import DEFAULT_RESIZE, Pixels, resize
-from acd_edge.runtime.sources import PictureSource, open_sources
+from acd_edge.runtime.sources import PictureSource
+from acd_edge.runtime.sources.walk import Walk
 
-__all__ = ["DEFAULT_COUNT", "CalibrationPictures", "find_pictures", "pictures_below"]
+__all__ = ["DEFAULT_COUNT", "MASK_FOLDERS", "CalibrationPictures", "find_pictures", "pictures_below"]
 
 DEFAULT_COUNT = 128
+MASK_FOLDERS = frozenset({"ground_truth", "ground truth", "masks", "anomaly_mask"})
+"""Folders of data sets whose pictures are masks, in small letters; other names could be those of products."""
+
 _NOWHERE = PurePosixPath()  # nothing is written
 _CHUNK = 1 << 20  # bytes read at once
 
@@ -24,11 +29,13 @@ class CalibrationPictures:
 
     Attributes:
         paths: sorted; spread evenly over the folder where it holds more.
-        found: how many pictures the folder holds.
+        found: how many pictures the folder holds, without masks.
+        masks: how many lie in `MASK_FOLDERS` below it and are left out.
     """
 
     paths: tuple[Path, ...]
     found: int
+    masks: int = 0
 
     @property
     def sha256(self) -> str:
@@ -50,31 +57,42 @@ def find_pictures(folder: Path, count: int = DEFAULT_COUNT) -> CalibrationPictur
     """Choose up to `count` pictures below a folder.
 
     Raises:
-        SourceError: it is no folder, or holds no picture.
+        SourceError: it is no folder, holds no picture, or a folder below it may not be read.
         ConfigError: `count` is below one.
     """
     if count < 1:
         raise ConfigError(f"calibration wants one picture or more, got {count}")
-    paths = pictures_below(folder)
+    paths, masks = _listed(folder)
     chosen = tuple(paths[index * len(paths) // count] for index in range(count)) if len(paths) > count else paths
-    return CalibrationPictures(paths=chosen, found=len(paths))
+    return CalibrationPictures(paths=chosen, found=len(paths), masks=masks)
 
 
 def pictures_below(folder: Path) -> tuple[Path, ...]:
-    """Every picture below a folder, sorted.
+    """Every picture below a folder but masks, sorted.
 
     Raises:
-        SourceError: it is no folder, or holds no picture.
+        SourceError: see `find_pictures`.
     """
+    return _listed(folder)[0]
+
+
+def _listed(folder: Path) -> tuple[tuple[Path, ...], int]:
+    """The pictures, and how many masks were left out."""
     if not folder.is_dir():
         raise SourceError(f"{folder} is not a folder; name one with pictures of what the camera will see")
-    sources, errors = open_sources([str(folder)])
-    if errors:
-        raise errors[0]
-    paths = tuple(source.path for source in sources if isinstance(source, PictureSource))
+    walk = Walk(folder)
+    every = sorted(path for path in walk.files() if path.suffix.lower() in PICTURE_SUFFIXES)
+    if walk.errors:
+        raise walk.errors[0]
+    paths = tuple(path for path in every if not _is_mask(path.relative_to(folder)))
     if not paths:
-        raise SourceError(f"{folder} holds no picture")
-    return paths
+        masks = f" but {len(every)} in folders of masks" if every else ""
+        raise SourceError(f"{folder} holds no picture{masks}; name a folder with pictures of what the camera will see")
+    return paths, len(every) - len(paths)
+
+
+def _is_mask(below: Path) -> bool:
+    return any(part.lower() in MASK_FOLDERS for part in below.parts[:-1])
 
 
 def _digest(path: Path) -> bytes:

@@ -66,7 +66,8 @@ class Magnitudes:
         if self.top == 0.0:  # zeros only, so far
             self.counts[0] += sizes.size
             return
-        bins = np.minimum(sizes * np.float32(BINS / self.top), np.float32(BINS - 1)).astype(np.int32)
+        # divided first: the reciprocal of a subnormal end is infinite
+        bins = np.minimum(sizes / np.float32(self.top) * np.float32(BINS), np.float32(BINS - 1)).astype(np.int32)
         self.counts += np.bincount(bins, minlength=BINS)
 
     def range(self, method: Method = DEFAULT_METHOD, percentile: float = DEFAULT_PERCENTILE) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from acd_edge.calib.pictures import find_pictures
+from acd_edge.calib.pictures import find_pictures, pictures_below
 from acd_edge.calib.ranges import BINS, METHODS, Magnitudes, entropy_range
 from acd_edge.cli.export_precision import CALIB_COUNT, METHOD_NAMES
 from acd_edge.errors import ConfigError, DataError, SourceError
@@ -78,6 +78,14 @@ def test_zeros_only() -> None:
     assert streamed(np.zeros(7)).range() == 0.0
 
 
+def test_the_smallest_numbers_are_counted_too() -> None:
+    """What a GELU leaves of large negative values: a reciprocal of these is infinite in float32."""
+    tiny = np.array([1e-42, 5e-43, 0.0], np.float32)
+    assert streamed(tiny).total == 3
+    assert streamed(tiny).range() == float(tiny[0])
+    assert streamed(tiny, np.ones(5)).range("percentile", 50) == pytest.approx(1.0, abs=2 / BINS)
+
+
 def test_the_command_line_offers_what_there_is() -> None:
     assert METHOD_NAMES == METHODS
     assert CALIB_COUNT > 0
@@ -102,3 +110,28 @@ def test_folders_that_cannot_serve(tmp_path: Path) -> None:
         find_pictures(tmp_path)
     with pytest.raises(ConfigError, match="one picture"):
         find_pictures(tmp_path, 0)
+    with pytest.raises(SourceError, match="no picture; name a folder"):
+        find_pictures(tmp_path)
+
+
+def test_masks_of_a_data_set_are_left_out(tmp_path: Path) -> None:
+    """But not where the folder itself was named."""
+    places = ["nut/test/spot/0.png", "nut/ground_truth/spot/0_mask.png", "images/1.png", "Masks/1.png"]
+    for place in places:
+        (tmp_path / place).parent.mkdir(parents=True)
+        Image.new("RGB", (5, 4)).save(tmp_path / place)
+    some = find_pictures(tmp_path)
+    assert [path.relative_to(tmp_path).as_posix() for path in some.paths] == ["images/1.png", "nut/test/spot/0.png"]
+    assert (some.found, some.masks) == (2, 2)
+    assert pictures_below(tmp_path) == some.paths
+    assert len(pictures_below(tmp_path / "Masks")) == 1
+    (tmp_path / "nut/test/spot/0.png").unlink()
+    with pytest.raises(SourceError, match="no picture but 1 in folders of masks"):
+        find_pictures(tmp_path / "nut")
+
+
+def test_a_folder_whose_name_is_a_number_is_no_camera(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("0").mkdir()
+    Image.new("RGB", (5, 4)).save("0/a.png")
+    assert find_pictures(Path("0")).paths == (Path("0/a.png"),)
