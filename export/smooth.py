@@ -21,6 +21,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from acd_edge.errors import ExportError
 from acd_edge.export.graph import Affine, Block, FoldedAcdClip, Norm, constant
 from acd_edge.export.groups import layer_groups, watch_groups
 
@@ -52,12 +53,18 @@ def smoothing_factors(
 
 
 def smoothed(folded: FoldedAcdClip, factors: Factors) -> FoldedAcdClip:
-    """A copy that computes the same, with evened inputs of the layers in the groups of `factors`."""
+    """A copy that computes the same, with evened inputs of the layers in the groups of `factors`.
+
+    Raises:
+        ExportError: a block normalises after its sums: its LayerNorms feed the stream too, not the layers alone.
+    """
     copied = copy.deepcopy(folded)
     for group, s in factors.items():
         _, index, kind = group.split(".", 2)
         block = copied.blocks[int(index)]
         assert isinstance(block, Block)
+        if block.post_norm:
+            raise ExportError(f"blocks.{index} normalises after its sums, so {group} cannot be evened for INT8")
         scale = torch.from_numpy(s).to(block.attn.proj.weight.dtype)
         for name in layer_groups(copied)[group]:
             layer = copied.get_submodule(name)

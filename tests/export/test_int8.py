@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,14 @@ def test_groups_can_be_left_out(folded: FoldedAcdClip, plan: Int8Plan) -> None:
     assert (kinds["blocks.2.mlp.fc2"], kinds["blocks.2.mlp.fc1"]) == ("Affine", "QuantAffine")
     with pytest.raises(ConfigError, match=r"blocks\.9"):
         Int8Plan(magnitudes=plan.magnitudes, leave_out=frozenset({"blocks.9.mlp.fc1"}))
+
+
+def test_a_block_that_normalises_after_its_sums_cannot_be_evened(folded: FoldedAcdClip, plan: Int8Plan) -> None:
+    """Its LayerNorm's output is the stream itself: dividing it would change the model."""
+    after = copy.deepcopy(folded)
+    after.blocks[1].post_norm = True
+    with pytest.raises(ExportError, match=r"blocks\.1 normalises after its sums"):
+        smoothed(after, plan.smoothing)
 
 
 @pytest.mark.parametrize("ranges", [{"blocks.0.attn.qkv": 0.0}, {"blocks.0.attn.qkv": float("nan")}, {"nothing": 1.0}])
