@@ -220,11 +220,13 @@ def predictor_from_detector(detector: Detector) -> Predictor:
     """
     names = {words: name for name, words in detector.bundle.manifest.products.items()}
     a, b = detector.bundle.manifest.score_mix
+    chosen: str | None = None
 
     def predict(pixels: Bytes, words: str) -> tuple[Floats, float]:
-        product = names.get(words, f"{words}={words}")
-        if detector.product != product.partition("=")[0]:
-            detector.set_product(product)
+        nonlocal chosen
+        if words != chosen:  # by its words, since a name of the bundle may stand for others
+            detector.set_product(names.get(words, f"{words}={words}"))
+            chosen = words
         found = detector.infer(pixels[None])
         anomaly_map = found["anomaly_map"][0]
         return anomaly_map, a * float(found["class_score"][0]) + b * float(anomaly_map.max())

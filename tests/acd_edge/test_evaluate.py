@@ -269,6 +269,24 @@ def test_bundle_makes_an_unknown_product_with_its_text_encoder_or_refuses_it(tmp
         predictor_from_detector(detector)(pixels, "brick")
 
 
+@pytest.mark.parametrize("before", [[], ["road"]])
+@pytest.mark.parametrize("words", ["object", "metal_nut"])
+def test_words_are_not_taken_for_a_product_of_that_name(before: list[str], words: str, tmp_path: Path) -> None:
+    """A bundle may call `metal_nut` what it describes as a road; pictures of a `metal_nut` are something else."""
+    pixels = np.zeros((SIZE, SIZE, 3), np.uint8)
+    named = {"object": "brick", "metal_nut": "road"}
+    bundle = write_tiny_bundle(tmp_path / "b", text_encoder=True, products=named)
+    with Detector.load(bundle, product=f"other={words}") as detector:
+        wanted = detector.predict(pixels).score
+    for product in ("object", "metal_nut"):
+        with Detector.load(bundle, product=product) as detector:
+            assert detector.predict(pixels).score != wanted
+            predict = predictor_from_detector(detector)
+            for others in before:
+                predict(pixels, others)
+            assert predict(pixels, words)[1] == pytest.approx(wanted, abs=1e-6)
+
+
 class LetterTokenizer:
     """A token a letter, which is enough to tell products apart."""
 
