@@ -90,7 +90,8 @@ def _summary(verdict: Verdict) -> Iterator[str]:
         yield click.style("acd-edge cannot run here", bold=True) + f": it lacks {' and '.join(lacks)}."
     told = [f"{count} {words[count != 1]}" for mark, words in _COUNTED.items() if (count := _count(verdict, mark))]
     if told:
-        yield f"{', '.join(told)}; an arrow (→) shows what mends it."
+        mends = "; an arrow (→) shows what mends it" if any(check.fix for check in verdict.checks) else ""
+        yield f"{', '.join(told)}{mends}."
 
 
 def _count(verdict: Verdict, mark: Mark) -> int:

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from acd_edge.cli import cli
 from acd_edge.cli import doctor as doctor_command
 from acd_edge.device.clocks import Throttling
-from acd_edge.doctor.checks import GROUPS, MARKS
+from acd_edge.doctor.checks import GROUPS, MARKS, Check
 from acd_edge.doctor.facts import Facts, gather
 from acd_edge.doctor.machine import Camera, Memory, Python
 from acd_edge.doctor.reports import Report
@@ -439,3 +439,7 @@ def test_an_exit_status_of_one_is_only_for_what_is_needed(monkeypatch: pytest.Mo
 def test_the_summary_counts_in_words() -> None:
     empty = Verdict((), ("onnxruntime",), opencv=True)
     assert list(doctor_command.table(empty))[-1].endswith("on onnxruntime.")
+    plain = Check("pictures", "camera", "note", "none")
+    assert list(doctor_command.table(replace(empty, checks=(plain,))))[-1] == "1 note."
+    mended = replace(plain, fix="plug one in")
+    assert list(doctor_command.table(replace(empty, checks=(plain, mended))))[-1].startswith("2 notes; an arrow")
