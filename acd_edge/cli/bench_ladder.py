@@ -123,13 +123,14 @@ def _calib_digest(folder: Path) -> str:
 
 
 def _check_calibration(flags: Flags, samples: Sequence[Sample]) -> None:
-    """Refuse pictures that would be calibrated on and judged on."""
+    """Refuse pictures that would be calibrated on and judged on, under whatever name they lie."""
     if flags.calib is None:
         return
     from acd_edge.calib.pictures import pictures_below
+    from acd_edge.data.zero_shot import picture_digest
 
-    judged = {sample.image.resolve() for sample in samples}
-    met = [path for path in pictures_below(flags.calib) if path.resolve() in judged]
+    judged = {picture_digest(sample.image) for sample in samples}
+    met = [path for path in pictures_below(flags.calib) if picture_digest(path) in judged]
     if met:
         raise DataError(f"{len(met)} pictures of --calib are in --data too, the first is {met[0]}; they must differ")
 

@@ -343,6 +343,7 @@ def test_ctrl_c_tells_the_rungs_so_far(
         (["--budget-ms", "nan", "--data", "DATA"], "--budget-ms must be a number"),
         (["--budget-ms", 5, "--data", "DATA", "--from", "NOWHERE"], "no checkpoint at NOWHERE"),
         (["--budget-ms", 5, "--data", "DATA", "--from", "CKPT", "--calib", "DATA"], "of --calib are in --data too"),
+        (["--budget-ms", 5, "--data", "DATA", "--from", "CKPT", "--calib", "COPY"], "1 pictures of --calib are in"),
         (["--budget-ms", 5, "--data", "EMPTY", "--from", "CKPT"], "EMPTY"),
     ],
 )
@@ -351,6 +352,8 @@ def test_bad_input_is_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "EMPTY").mkdir()
+    (tmp_path / "COPY").mkdir()
+    shutil.copy(next(data.glob("*/test/good/*")), tmp_path / "COPY" / "under-another-name.png")
     places = {"CKPT": checkpoint, "DATA": data}
     result = run(*(places.get(arg, arg) for arg in args))
     assert result.exit_code in (1, 2)
