@@ -27,14 +27,23 @@ if TYPE_CHECKING:
     from acd_edge.runtime.bundle import Bundle
     from acd_edge.runtime.detector import Detector
 
-__all__ = ["bundle_facts", "current_rss_mb", "gpu_facts", "machine_facts", "peak_rss_mb", "subject_facts", "versions"]
+__all__ = [
+    "bundle_facts",
+    "current_rss_mb",
+    "gpu_facts",
+    "machine_facts",
+    "needs_cuda",
+    "peak_rss_mb",
+    "subject_facts",
+    "versions",
+]
 
 _PACKAGES = (
     *("numpy", "Pillow", "opencv-python-headless", "opencv-python", "onnxruntime", "onnxruntime-gpu", "openvino"),
     *("tensorrt", "tensorrt_cu12", "tensorrt_cu13", "cuda-python", "cuda-bindings", "pycuda"),
 )
 _DEBIAN = ("libnvinfer10", "libnvinfer11", "python3-libnvinfer", "cuda-cudart-12-6", "cuda-cudart-13-2", "libopencv")
-_ON_A_GPU = ("tensorrt", "cuda", "gpu")  # in the name of a backend
+_ON_CUDA = ("tensorrt", "cuda")  # in the name of a backend
 _MIB = 1 << 20
 
 
@@ -88,7 +97,7 @@ def subject_facts(detector: Detector, options: BackendOptions, *, asked_backend:
     from acd_edge.runtime.backends.ort import core_count
 
     backend = detector.backend
-    runs_on_cpu = not any(word in backend.name.lower() for word in _ON_A_GPU)
+    runs_on_cpu = options.device != "gpu" and not needs_cuda(backend.name)  # OpenVINO's name does not tell its device
     return {
         **bundle_facts(detector.bundle),
         "product": detector.product,
@@ -142,12 +151,21 @@ def bundle_facts(bundle: Bundle) -> dict[str, Any]:
     }
 
 
+def needs_cuda(backend: str) -> bool:
+    """Whether a backend computes on an NVIDIA GPU, by its name.
+
+    >>> needs_cuda("onnxruntime (CUDA)"), needs_cuda("openvino (f32)")
+    (True, False)
+    """
+    return any(word in backend.lower() for word in _ON_CUDA)
+
+
 def gpu_facts(backend: str, binding: Binding = "auto") -> dict[str, Any] | None:
-    """The GPU and its memory now, where the backend computes on one that CUDA reaches; else None.
+    """The GPU and its memory now, where the backend computes on one and a binding of CUDA is there to ask; else None.
 
     Memory in use is that of all programs together; on a Jetson, whose GPU has none of its own, of the whole machine.
     """
-    if not any(word in backend.lower() for word in _ON_A_GPU):
+    if not needs_cuda(backend):
         return None
     try:
         cuda = open_cuda(binding)

@@ -155,10 +155,10 @@ def _apart(places: Sequence[float], least: float = 15) -> list[tuple[float, int]
 
 
 def _stages(canvas: Canvas, rows: Mapping[str, Any], frame: Frame) -> None:
-    """A bar to the median of each row, a line on to its 99th percentile."""
+    """A bar to the median of each row, which stands in figures too, and a line on to its 99th percentile."""
     shown = [(name, row) for name, row in rows.items() if row is not None]
     across = axis_of([row["p99"] for _, row in shown])
-    _axes(canvas, frame, across, None, below="ms: bar to the median, line to p99", beside="")
+    _axes(canvas, frame, across, None, below="ms: bar and number the median, line to p99", beside="")
     x, step = _scale(across, frame.left, frame.right), (frame.bottom - frame.top) / len(shown)
     for place, (name, row) in enumerate(shown):
         top, high = frame.top + place * step + step * 0.18, step * 0.64
@@ -171,7 +171,7 @@ def _stages(canvas: Canvas, rows: Mapping[str, Any], frame: Frame) -> None:
 
 
 def _heat(canvas: Canvas, windows: Sequence[Mapping[str, Any]], frame: Frame) -> None:
-    """Median and 95th percentile of each window over the minutes, the hottest sensor, red ticks where throttled."""
+    """Median and 95th percentile of each window over the minutes, the hottest sensor, ticks where throttled."""
     minutes = [(window["from_s"] + window["seconds"] / 2) / 60 for window in windows]
     p95 = [window["p95_ms"] for window in windows]
     across, up = axis_of([*minutes, (windows[-1]["from_s"] + windows[-1]["seconds"]) / 60]), axis_of(p95)
@@ -189,6 +189,9 @@ def _heat(canvas: Canvas, windows: Sequence[Mapping[str, Any]], frame: Frame) ->
         for tick in beside.ticks:
             canvas.words((frame.right + 8, degrees(tick) + 4), f"{tick:g} °C", ORANGE)
         canvas.words((frame.right, frame.top - 8), "hottest sensor", ORANGE, anchor="end")
+    if any(window["throttled"] for window in windows):
+        middle = ((frame.left + frame.right) / 2, frame.top - 8)
+        canvas.words(middle, "ticks below: throttled", ORANGE, anchor="middle")
     for at, window in zip(minutes, windows, strict=True):
         if window["throttled"]:
             canvas.path([(x(at), frame.bottom), (x(at), frame.bottom - 10)], ORANGE, width=3)

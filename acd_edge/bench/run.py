@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -34,6 +35,7 @@ __all__ = ["BenchConfig", "Outcome", "Voice", "bench", "opened_sources"]
 _KEEPS = 10_000  # frames whose times are kept; comparing two such results takes seconds
 _SOAK_KEEPS = 5_000  # the document is written again at every window
 _SOAK_WATTS_S, _WATTS_S = 0.5, 0.05  # seconds between two readings of the power
+_NAMED = 3  # sources that a report names
 _SILENT_S = 1.0  # seconds at the end for which the power may be unknown; beyond, the frames' energy is
 
 
@@ -227,10 +229,10 @@ def opened_sources(texts: Sequence[str], options: ReadOptions) -> Iterator[tuple
         raise SourceError(str(errors[0])) from errors[0]
     if len(sources) > 1 and any(source.kind == "live" for source in sources):
         raise UsageError("a camera or stream is measured alone, since its frames are waited for; leave the others away")
-    yield sources, _described(sources)
+    yield sources, _described(sources, texts)
 
 
-def _described(sources: Sequence[Source]) -> str:
+def _described(sources: Sequence[Source], texts: Sequence[str]) -> str:
     """What they are, for the report and for comparing: names, without the place that tells of the machine."""
     first = sources[0]
     if first.kind == "live":
@@ -238,5 +240,7 @@ def _described(sources: Sequence[Source]) -> str:
     if len(sources) == 1:
         return f"{first.kind} {first.output.name}" + (", again and again" if first.kind == "picture" else "")
     kinds = {kind: sum(source.kind == kind for source in sources) for kind in ("picture", "video")}
-    counted = ", ".join(f"{count} {kind}s" for kind, count in kinds.items() if count)
-    return f"{counted} from {first.output.name}" + (", again and again" if not kinds["video"] else "")
+    counted = " and ".join(f"{count} {kind}{'s' * (count > 1)}" for kind, count in kinds.items() if count)
+    names = list(dict.fromkeys(os.path.basename(os.path.abspath(text)) for text in texts))
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"{counted} from {', '.join(names[:_NAMED])}{more}" + (", again and again" if not kinds["video"] else "")

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from acd_edge.bench.compare import Pair
+from acd_edge.bench.facts import needs_cuda
 from acd_edge.bench.statistics import SIGNIFICANT
 
 __all__ = ["aligned", "compared_table", "result_table"]
@@ -157,6 +158,8 @@ def notes(values: Mapping[str, Any]) -> list[str]:
         found.append(f"{values['ending']}; {values['frames']} frames count")
     if (values["subject"].get("engine") or {}).get("built_now"):
         found.append("the engine was built in this run, which load time and memory hold; take those of another run")
+    if needs_cuda(values["subject"]["backend"]) and values["machine"].get("gpu") is None:
+        found.append("no Python binding of CUDA told the GPU and its memory; acd-edge doctor says why")
     if rows["copy"] is None:
         found.append("copy: the backend does not tell it apart, infer holds it")
     if live is not None:

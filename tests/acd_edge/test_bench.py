@@ -22,22 +22,23 @@ from PIL import Image
 from acd_edge.bench import facts, pictures, power
 from acd_edge.bench import measure as measuring
 from acd_edge.bench.measure import Measurement, Plan, measure
+from acd_edge.bench.plot import result_plot
 from acd_edge.bench.power import TegraStatsWatts, energy_facts, watt_meter
 from acd_edge.bench.results import read_result, summaries
-from acd_edge.bench.run import BenchConfig, Voice, bench
+from acd_edge.bench.run import BenchConfig, Voice, bench, opened_sources
 from acd_edge.bench.soak import Soak, drift
 from acd_edge.bench.stopwatch import FrameTimes, Kept, Stopwatch, lap_cost_us
 from acd_edge.bench.table import result_table
 from acd_edge.cli import cli
 from acd_edge.device.power import Sample
-from acd_edge.errors import BenchError, OutputError
+from acd_edge.errors import BenchError, MissingExtra, OutputError
 from acd_edge.runtime import Detector
 from acd_edge.runtime import detector as detecting
 from acd_edge.runtime.backends import BackendOptions
 from acd_edge.runtime.preprocess import resize
 from acd_edge.runtime.sinks import json_line
 from acd_edge.runtime.sinks.files import overlay_of
-from acd_edge.runtime.sources import LiveSource
+from acd_edge.runtime.sources import LiveSource, ReadOptions
 from acd_edge.runtime.stages import STAGES, Stage
 from tests.acd_edge.bench_tools import Clock, MadeSource, jetson_root, write
 from tests.fake_gpu import FakeCuda
@@ -266,14 +267,17 @@ def test_json_on_stdout_is_the_document_alone(bundle: Path) -> None:
     assert (result.exit_code, json.loads(result.stdout)["frames"]) == (0, 2)
 
 
-def test_own_pictures_again_and_again(bundle: Path, tmp_path: Path) -> None:
+def test_own_pictures_again_and_again(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shots = tmp_path / "shots"
     shots.mkdir()
     for name in ("a", "b"):
         Image.new("RGB", (40, 30)).save(shots / f"{name}.png")
     result = run(bundle, "--source", shots, "--frames", 5, "--warm-up", 0)
     assert result.exit_code == 0
-    assert "2 pictures from a, again and again; 5 frames" in result.stdout
+    assert "2 pictures from shots, again and again; 5 frames" in result.stdout
+    monkeypatch.chdir(shots)
+    with opened_sources([".", "*.png", "../shots/a.png", "b.png"], ReadOptions()) as (_, told):
+        assert told == "6 pictures from shots, *.png, a.png and 1 more, again and again"
 
 
 def test_ctrl_c_tells_what_was_measured(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -599,6 +603,15 @@ def test_the_plots_hold_their_words_and_no_markup_of_others(tmp_path: Path) -> N
         assert picture.getpixel((20, 20)) == (0, 0, 255)
 
 
+@pytest.mark.parametrize("throttled", [[], ["5 events of oc3"]])
+def test_what_a_plot_marks_it_explains(throttled: list[str], bundle: Path, tmp_path: Path) -> None:
+    values = bench(lambda: Detector.load(bundle), config(tmp_path)).values
+    window = {"from_s": 0, "seconds": 5, "p50_ms": 1, "p95_ms": 2, "temperatures_c": {}, "throttled": throttled}
+    found = result_plot({**values, "soak": {"windows": [window, {**window, "from_s": 5}]}}, "title").svg()
+    assert ("throttled" in found) is bool(throttled)
+    assert "bar and number the median, line to p99" in found
+
+
 def test_an_engine_tells_copies_by_its_events_and_what_it_is(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -641,6 +654,33 @@ def test_an_engine_that_was_built_in_the_run_is_told(
     values = bench(load, config(tmp_path, asked_backend="tensorrt")).values
     assert values["subject"]["engine"]["built_now"] is built_now
     assert ("note: the engine was built in this run" in result_table(values)) is built_now
+
+
+def test_a_gpu_that_no_binding_tells_of_is_noted(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime runs on CUDA without cuda-python; then nobody here can ask for the memory."""
+
+    def absent(which: str = "auto") -> None:
+        raise MissingExtra("cuda-python is not installed")
+
+    monkeypatch.setattr(facts, "open_cuda", absent)
+    named = {"backend": "onnxruntime (CUDA)"}
+    values = bench(lambda: Detector.load(bundle), config(tmp_path)).values
+    assert "no Python binding of CUDA" not in result_table(values)
+    values = {**values, "subject": {**values["subject"], **named}}
+    assert facts.gpu_facts(named["backend"]) is None
+    assert "note: no Python binding of CUDA told the GPU" in result_table(values)
+
+
+@pytest.mark.parametrize(("name", "device", "told"), [
+    ("onnxruntime", "auto", True), ("openvino (f32)", "cpu", True), ("openvino (f32)", "gpu", False),
+    ("onnxruntime (CUDA)", "auto", False),
+])  # fmt: skip
+def test_threads_are_those_of_a_cpu(detector: Detector, name: str, device: Any, told: bool) -> None:
+    detector._backend = Telling(detector.backend)
+    detector._backend.name = name
+    options = BackendOptions(device=device)
+    found = facts.subject_facts(detector, options, asked_backend="auto", since="2026-01-01T00:00:00+00:00")
+    assert (found["threads"] is not None) is told
 
 
 def test_every_flag_belongs_to_a_mode() -> None:
