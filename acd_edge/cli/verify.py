@@ -12,7 +12,7 @@ import click
 
 from acd_edge.cli.backend import BackendFlags, backend_flags
 from acd_edge.cli.data import LAYOUT_HELP, Progress
-from acd_edge.errors import UsageError
+from acd_edge.errors import EngineError, OutputError, UsageError
 from acd_edge.lazy import require
 
 if TYPE_CHECKING:
@@ -91,11 +91,11 @@ def command(
         _print_json(report, subject.engines, unread, bisection)
     else:
         _print_table(report, subject.engines, bisection)
-    for reason in unread.values():
+    for reason in (*unread.values(), *subject.unmarked):
         click.echo(f"Error: {' '.join(reason.splitlines())}", err=True)
     if not report.passed:
         _tell_failure(report, bisection)
-    ctx.exit(0 if report.passed and not unread else _FAILED)
+    ctx.exit(0 if report.passed and not unread and not subject.unmarked else _FAILED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +132,12 @@ class _Pictures:
 
 
 class _Subject:
-    """The bundle on the backend that was asked for; it remembers the engines that ran."""
+    """The bundle on the backend that was asked for.
+
+    Attributes:
+        engines: that ran and were marked with the result.
+        unmarked: why others that ran were not.
+    """
 
     def __init__(
         self,
@@ -145,11 +150,12 @@ class _Subject:
         self._bundle, self._how = bundle, how
         self._checkpoint, self._clip_weights, self._limits = checkpoint, clip_weights, limits
         self.engines: list[Engine] = []
+        self.unmarked: list[str] = []
+        self._ran: list[Engine] = []
 
     def verified(self, pictures: Sequence[Shown]) -> VerifyReport:
         """Compare, and keep the result beside the engines that ran; not when it is broken off."""
-        from acd_edge.export.verify import stamp_of, verify_bundle
-        from acd_edge.runtime.engines import write_stamp
+        from acd_edge.export.verify import verify_bundle
 
         count = _Count()
         try:
@@ -168,14 +174,25 @@ class _Subject:
         except KeyboardInterrupt:
             _tell(f"stopped{count.so_far}; nothing was judged, and no engine was marked")
             raise
-        self.engines = [write_stamp(engine, stamp_of(report, engine)) for engine in self.engines]
+        for engine in self._ran:
+            self._mark(engine, report)
         return report
+
+    def _mark(self, engine: Engine, report: VerifyReport) -> None:
+        """Keep the result beside an engine; where that cannot be, the result is told all the same."""
+        from acd_edge.export.verify import stamp_of
+        from acd_edge.runtime.engines import write_stamp
+
+        try:
+            self.engines.append(write_stamp(engine, stamp_of(report, engine)))
+        except (EngineError, OutputError) as error:
+            self.unmarked.append(f"the result is not kept beside the engine: {error}")
 
     def bisected(self, *, is_wrong: bool) -> Bisection:
         """Name the first block that departs; of an engine, by engines that give out what its blocks make."""
         from acd_edge.export.bisect import bisect_bundle
 
-        engine = next((each for each in self.engines if each.record.part == "model"), None)
+        engine = next((each for each in self._ran if each.record.part == "model"), None)
         return bisect_bundle(
             self._bundle,
             self._how.backend,
@@ -203,8 +220,8 @@ class _Subject:
         else:
             backend = open_backend(graph, backend=self._how.backend, options=self._how.options)
         engine = getattr(backend, "engine", None)
-        if engine is not None and engine not in self.engines:
-            self.engines.append(engine)
+        if engine is not None and engine not in self._ran:
+            self._ran.append(engine)
         return backend
 
     def _load_engine(self, graph: GraphFile) -> Backend:

@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from acd_edge.cli import cli
-from acd_edge.errors import SourceError
+from acd_edge.errors import OutputError, SourceError
 from acd_edge.export import judge
 from acd_edge.export.engine import compile_bundle
 from acd_edge.runtime.bundle import Bundle, write_bundle
@@ -242,6 +242,23 @@ def test_an_engine_is_marked_and_one_that_failed_can_be_verified_again(tiny: Pat
     result = call(tiny, "--backend", "tensorrt", "--tolerance", "map=0.5")
     assert "marked as verified" in result.stdout
     assert json.loads((engine.folder / "verify.json").read_text())["tolerance"]["map"] == 0.5
+
+
+def test_a_result_that_cannot_be_kept_is_told_all_the_same(
+    tiny: Path, tensorrt: FakeBuilderRT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for a service that may read the cache of another user, and not write it."""
+    with Bundle.open(tiny) as opened:
+        compile_bundle(opened, cuda=tensorrt.cuda, trt=tensorrt, verify=False)
+
+    def read_only(*_: object) -> None:
+        raise OutputError("/var/cache cannot be written: Read-only file system; nothing was changed")
+
+    monkeypatch.setattr("acd_edge.runtime.engines.write_private", read_only)
+    result = call(tiny, "--backend", "tensorrt", "--json", exit_code=1)
+    told = json.loads(result.stdout)
+    assert (told["passed"], told["engines"]) == (True, [])
+    assert "the result is not kept beside the engine: /var/cache cannot be written" in result.stderr
 
 
 def test_an_engine_is_bisected_by_engines_like_it(tiny: Path, tensorrt: FakeBuilderRT) -> None:
