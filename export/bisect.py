@@ -209,7 +209,8 @@ def _graph_probe(bundle: Bundle, path: Path, ends: Mapping[str, Sequence[str]], 
 
 def _widened_values(bundle: Bundle, ends: Mapping[str, Sequence[str]], golden: Golden) -> Mapping[str, Arrays]:
     def load(graph: GraphFile) -> Backend:
-        plain = GraphFile(path=graph.path)  # whatever the bundle's precision was
+        own = "int8" if bundle.manifest.precision == "int8" else "fp32"  # INT8 stays INT8, with its exact kernels
+        plain = GraphFile(path=graph.path, precision=own)
         return open_backend(plain, backend="onnxruntime", options=BackendOptions(device="cpu"))
 
     with tempfile.TemporaryDirectory(prefix="acd-edge-") as folder:

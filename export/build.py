@@ -189,6 +189,7 @@ def _build(
     _add_profile(builder, network, config, options)
     if timing_cache is not None:
         _use_timing_cache(config, timing_cache)
+    log.clear()  # a timing cache of another release was an error to it, and is none to us
     start = time.perf_counter()
     plan = builder.build_serialized_network(network, config)
     seconds = time.perf_counter() - start

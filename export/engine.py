@@ -305,7 +305,7 @@ def _check_room(machine: _Machine, part: _Part, options: BuildOptions) -> None:
             f"building the {part.name}'s engine may take {need // _MIB:,} MiB and {free // _MIB:,} MiB are free; lower "
             f"--workspace (now {options.workspace_mib} MiB), close other programs, or work without a desktop"
         )
-    root = next(each for each in (cache_root(), *cache_root().parents) if each.is_dir())
+    root = cache_root()
     if (left := shutil.disk_usage(root).free) < 2 * weights:
         raise OutputError(
             f"{root} has {left // _MIB:,} MiB left and an engine of {weights // _MIB:,} MiB of weights needs twice "

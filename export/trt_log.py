@@ -91,7 +91,7 @@ _RULES: tuple[_Rule, ...] = (
     _rule(
         r"[Vv]ersion tag does not match|not compatible with this version of TensorRT|[Ss]erialization assertion"
         r"|plan file .*version|built with a different",
-        "the engine is of another TensorRT release or device; build it again: acd-edge compile --force",
+        "the engine is of another TensorRT release or device; build it again: acd-edge compile BUNDLE --force",
     ),
     _rule(
         r"[Nn]on-?zero zero[ _-]?point|zero[ _-]?point.{0,80}(?:UINT8|not supported)|UINT8.{0,80}zero[ _-]?point"

@@ -187,6 +187,8 @@ class Stamp:
         if not isinstance(self.passed, bool):  # "no" would be true
             raise ValueError(f"passed is true or false, got {self.passed!r}")
         object.__setattr__(self, "checks", tuple(self.checks))
+        if self.passed and not all(isinstance(each, Mapping) and each.get("passed") is True for each in self.checks):
+            raise ValueError("it says that all passed, and has a line that did not")
 
 
 def gpu_name(device: Device) -> str:
@@ -210,7 +212,10 @@ def from_json(content: bytes) -> dict[str, Any]:
     Raises:
         ValueError: it is no JSON, or of another schema.
     """
-    values = json.loads(content)
+    try:
+        values = json.loads(content)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
     if not isinstance(values, dict) or values.pop("schema", None) != SCHEMA:
         raise ValueError(f"it is not of schema {SCHEMA}")
     return values

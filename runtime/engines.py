@@ -50,6 +50,7 @@ logger = logging.getLogger(__name__)
 
 PLAN, RECORD, STAMP = "engine.plan", "engine.json", "verify.json"
 _SHORT = 32  # hexadecimal digits of a folder's name
+_AGAIN = "build it again: acd-edge compile BUNDLE --force"
 _LOOK = 0.2  # seconds between looks at a build of another process
 
 
@@ -82,9 +83,9 @@ class Engine:
         try:
             plan = read_private(self.plan_path, self.folder.parent.parent)
         except FileNotFoundError:
-            raise EngineError(f"{self.plan_path} is missing; build it again: acd-edge compile --force") from None
+            raise EngineError(f"{self.plan_path} is missing; {_AGAIN}") from None
         if hashlib.sha256(plan).hexdigest() != self.record.plan_sha256:
-            raise EngineError(f"{self.plan_path} was altered; build it again: acd-edge compile --force")
+            raise EngineError(f"{self.plan_path} was altered; {_AGAIN}")
         return plan
 
 

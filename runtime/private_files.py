@@ -59,8 +59,11 @@ def read_private(path: Path, below: Path) -> bytes:
     """
     check_private(path.parent, below)
     try:
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as stream:
-            _check(path, os.fstat(stream.fileno()))
+        with open(path, "rb", opener=_opened) as stream:
+            found = os.fstat(stream.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise EngineError(f"{path} is no plain file; remove it")
+            _check(path, found)
             return stream.read()
     except FileNotFoundError:
         raise
@@ -88,6 +91,11 @@ def write_private(path: Path, content: bytes | memoryview) -> None:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def _opened(path: str, flags: int) -> int:
+    """Never through a link, and without waiting for whoever writes into a pipe."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 def _between(path: Path, below: Path) -> list[Path]:

@@ -12,6 +12,7 @@ from typing import Any
 import onnx
 import onnxruntime
 
+from acd_edge.runtime.trt_module import trt_log
 from tests.fake_gpu import Array, DataType, FakeEngine, FakeTensorRT, IoTensor, Plan, Severity
 
 KINDS = {
@@ -196,7 +197,10 @@ class FakeConfig:
 
     def set_timing_cache(self, cache: Any, ignore_mismatch: bool) -> bool:
         assert not ignore_mismatch
-        return not (cache.content and "cache" in self.trt.fail)
+        if cache.content and "cache" in self.trt.fail:
+            trt_log(self.trt).log(Severity.ERROR, "Version tag does not match")  # type: ignore[attr-defined]
+            return False
+        return True
 
     def get_timing_cache(self) -> Any:
         return SimpleNamespace(serialize=lambda: bytearray(b"measured"))

@@ -156,6 +156,8 @@ def session_options(ort: Any, threads: int | None) -> Any:
     """Options for one picture at a time: all cores in one operator, one operator after the other."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or core_count()
+    if options.intra_op_num_threads > _processors():  # else those that wait keep the others from working: minutes a run
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = _ERRORS_ONLY
@@ -171,6 +173,12 @@ def _int8_kernels(options: Any) -> dict[str, list[str]]:
     """
     options.add_session_config_entry("session.x64quantprecision", "1")
     return {"disabled_optimizers": ["MatMulAddFusion"]}
+
+
+def _processors() -> int:
+    with suppress(AttributeError):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def core_count() -> int:

@@ -89,7 +89,7 @@ def _deserialised(trt: Any, digest: str, plan: bytes) -> LoadedEngine:
     if engine is None:
         raise EngineError(
             f"TensorRT {trt.__version__} cannot load the engine{_said(log)}; build it again on this machine: "
-            "acd-edge compile --force"
+            "acd-edge compile BUNDLE --force"
         )
     return LoadedEngine(digest, log, runtime, engine)
 

@@ -152,10 +152,13 @@ class Session:
     def close(self) -> None:
         """Release everything in the reverse order of its making, a shared engine by its last user; twice is fine."""
         undo, self._undo = self._undo, None
-        if undo is not None:
-            with self._cuda.active():
-                self._settle()
-                undo.close()
+        if undo is None:
+            return
+        with ExitStack() as current:
+            with suppress(DeviceError):  # a device that is out of order keeps nothing else from being dropped
+                current.enter_context(self._cuda.active())
+            self._settle()
+            undo.close()
 
     def _make_context(self, undo: ExitStack) -> None:
         context = self._loaded.engine.create_execution_context()

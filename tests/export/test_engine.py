@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import os
 import shutil
@@ -19,7 +20,7 @@ from acd_edge.export import engine as engine_module
 from acd_edge.export.build import new_monitor
 from acd_edge.export.engine import compile_bundle, ensure_engine
 from acd_edge.runtime.bundle import Bundle
-from acd_edge.runtime.engines import BuildOptions, cache_root
+from acd_edge.runtime.engines import BuildOptions, all_engines, cache_root
 from acd_edge.runtime.trt_module import trt_log
 from tests.fake_builder import FakeBuilderRT, layers
 from tests.fake_gpu import DESKTOP, JETSON, FakeCuda
@@ -276,6 +277,15 @@ def test_attention_that_is_no_single_kernel_is_told(
     assert any("no attention became one kernel" in line for line in lines) is told
 
 
+def test_a_timing_cache_that_is_refused_is_not_the_reason_of_what_fails_later(
+    compiled: Callable[..., Any], trt: FakeBuilderRT
+) -> None:
+    compiled(text_encoder=False)
+    trt.fail, trt.says = {"cache", "build"}, "Something else"
+    with pytest.raises(EngineError, match=r"cannot build this graph \(TensorRT: Something else\)"):
+        compiled(text_encoder=False, force=True)
+
+
 FAILURES = [
     ("builder", "CUDA initialization failure with error: 35", DeviceError, "driver is absent, or does not fit"),
     ("runtime", "", DeviceError, "driver is absent, or does not fit its CUDA; see acd-edge doctor"),
@@ -382,6 +392,33 @@ def test_ctrl_c_cancels_at_the_next_step_and_leaves_nothing(
     assert len(steps) == 1
     assert "stopping at TensorRT's next step; Ctrl-C again leaves at once" in lines
     assert left(cache) == []
+
+
+def test_ctrl_c_between_any_two_steps_leaves_no_half_engine(
+    bundle: Bundle, cuda: RoomyCuda, trt: FakeBuilderRT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+    compile_bundle(bundle, cuda=cuda, trt=trt, progress=steps.append)
+    for last, step in enumerate(steps):
+        monkeypatch.setenv("ACD_EDGE_CACHE", str(tmp_path / f"cache{last}"))
+        told: list[str] = []
+
+        def stop(line: str, told: list[str] = told, last: int = last) -> None:
+            told.append(line)
+            if len(told) > last:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            compile_bundle(bundle, cuda=cuda, trt=trt, progress=stop)
+        gc.collect()
+        assert not any((cuda.memory, cuda.queues, cuda.graphs)), step
+        kept = left(cache_root())
+        assert not [name for name in kept if "/." in name], step
+        for engine in all_engines():
+            assert engine.state in ("never verified", "verified"), step
+            assert engine.plan_bytes(), step
+        after = compile_bundle(bundle, cuda=cuda, trt=trt)  # and nothing is locked
+        assert [each.state for each in after] == ["verified", "verified"]
 
 
 def test_the_monitor_tells_how_far_it_is_at_most_every_five_seconds(trt: FakeBuilderRT) -> None:

@@ -185,7 +185,7 @@ def test_a_stamp_of_another_plan_says_nothing() -> None:
     assert found.state == "never verified"
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"schema": 2}', '{"schema": 1, "key": 3}', "\x00"])
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"schema": 2}', '{"schema": 1, "key": 3}', "\x00", "[" * 99999])
 def test_a_damaged_record_is_no_engine(content: str) -> None:
     engine = stored()
     (engine.folder / "engine.json").write_text(content)
@@ -213,10 +213,37 @@ def test_a_stamp_that_says_neither_true_nor_false_says_nothing() -> None:
     assert found.state == "never verified"
 
 
+@pytest.mark.parametrize("checks", [[{"passed": False}], [{"output": "map"}], ["map"], [3]], ids=str)
+def test_a_stamp_that_contradicts_its_lines_says_nothing(checks: list[Any]) -> None:
+    engine = stamped(stored())
+    path = engine.folder / "verify.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "checks": checks}))
+    found = exact_engine(KEY)
+    assert found is not None
+    assert found.state == "never verified"
+
+
+def test_a_pipe_or_a_folder_in_place_of_a_file_is_no_engine_and_nobody_waits_for_it() -> None:
+    for place in ("engine.json", "verify.json", "engine.plan"):
+        engine = stored()
+        path = engine.folder / place
+        path.unlink(missing_ok=True)
+        os.mkfifo(path, 0o600)
+        if place == "engine.plan":
+            with pytest.raises(EngineError, match="is no plain file"):
+                engine.plan_bytes()
+            path.unlink()
+            path.mkdir(mode=0o700)
+            with pytest.raises(EngineError, match="cannot be read: Is a directory"):
+                engine.plan_bytes()
+        else:
+            assert (exact_engine(KEY) is None) == (place == "engine.json")
+
+
 def test_an_altered_or_missing_plan_is_refused() -> None:
     engine = stored()
     engine.plan_path.write_bytes(b"A plan")
-    with pytest.raises(EngineError, match="was altered; build it again: acd-edge compile --force"):
+    with pytest.raises(EngineError, match="was altered; build it again: acd-edge compile BUNDLE --force"):
         engine.plan_bytes()
     engine.plan_path.unlink()
     with pytest.raises(EngineError, match="is missing"):

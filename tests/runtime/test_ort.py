@@ -14,6 +14,7 @@ import pytest
 
 from acd_edge.errors import BackendError, ConfigError, DeviceError, MissingExtra
 from acd_edge.runtime.backends import BackendOptions, GraphFile, open_backend
+from acd_edge.runtime.backends.ort import session_options
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 
@@ -32,7 +33,7 @@ class Ort:
         self.works, self.built_with = works, built_with
         self.sessions: list[Any] = []
         self.severities: list[int] = []
-        self.SessionOptions = SimpleNamespace
+        self.SessionOptions = lambda: SimpleNamespace(add_session_config_entry=lambda *_: None)
         self.ExecutionMode = SimpleNamespace(ORT_SEQUENTIAL=0)
         ort = self
 
@@ -138,6 +139,21 @@ def test_bf16_is_refused_on_the_cpu_only(monkeypatch: pytest.MonkeyPatch) -> Non
     assert opened(monkeypatch, Ort("yes"), precision="bf16").name == "onnxruntime (CUDA)"
     with pytest.raises(BackendError, match="bf16"):
         opened(monkeypatch, Ort("yes"), precision="bf16", device="cpu")
+
+
+@pytest.mark.parametrize(("threads", "spins"), [(None, True), (1, True), (3, False)])
+def test_more_threads_than_processors_do_not_wait_on_a_processor(
+    monkeypatch: pytest.MonkeyPatch, threads: int | None, spins: bool
+) -> None:
+    """256 threads that spin on two processors took five minutes for the tiny graph."""
+    ort = pytest.importorskip("onnxruntime")
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
+    options = session_options(ort, threads)
+    if spins:
+        with pytest.raises(RuntimeError, match="allow_spinning"):
+            options.get_session_config_entry("session.intra_op.allow_spinning")
+    else:
+        assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
 
 
 IMPORT = "from acd_edge.runtime.backends import preload; preload('onnxruntime'); import onnxruntime"

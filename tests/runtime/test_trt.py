@@ -250,6 +250,22 @@ def test_a_broken_device_does_not_keep_the_rest(bundle: Path, machine: Machine) 
     assert plain(machine.calls)[-3:] == ["del context", "del engine", "del runtime"]
 
 
+def test_a_device_that_is_gone_keeps_nothing_of_ours(
+    bundle: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an error that stays, CUDA refuses to make the device current, too."""
+    machine.engine(bundle)
+    detector = Detector.load(bundle, backend="tensorrt")
+
+    def gone() -> None:
+        raise DeviceError("CUDA refused cudaSetDevice")
+
+    monkeypatch.setattr(machine.cuda, "active", gone)
+    machine.calls.clear()
+    detector.close()
+    assert plain(machine.calls)[-3:] == ["del context", "del engine", "del runtime"]
+
+
 def test_a_type_without_a_numpy_type_is_refused(bundle: Path, machine: Machine) -> None:
     plan = machine.trt.plans[PLAN]
     machine.trt.plans[PLAN] = Plan(
