@@ -1,7 +1,7 @@
 """Small trees in exactly the layouts that the paper's data sets are published in, a few pictures each.
 
-Every writer makes, where its set has them, at least one good and one defective picture to test on. Sizes are odd and
-unequal, so that a mask of another picture never fits.
+Every writer makes, where its set has them, at least one good and one defective picture to test on. They are wider than
+high, so that turned sides are seen.
 """
 
 from __future__ import annotations

@@ -66,6 +66,8 @@ def test_defects_have_their_own_masks(published: tuple[Path, str, str]) -> None:
         if sample.mask:
             assert sample.mask.stem.removesuffix("_mask") == sample.image.stem
             assert sample.mask != sample.image
+            own = folder / sample.category  # every category has files of the same names
+            assert own in sample.mask.parents or not own.is_dir()
     good = {sample.label for sample in samples} == {0, 1}
     assert metrics_of(samples) == (["pixel", "image"] if good else ["pixel"])
     if not DATA_SETS[name].has_good:
