@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ __all__ = ["Pair", "changed_controls", "compare_results", "differences", "to_dic
 
 _BUSY = 0.5  # load of a core before the measuring
 _CONTROLS = ("decode", "preprocess", "draw")  # the same work whatever runs the graph, as long as the source is the same
+_LONGEST = 100  # letters of a fact
 _FEW = 30  # frames, below which an interval says little
 _SAME = {
     ("machine", "cpu"): "the processor",
@@ -129,7 +131,9 @@ def _shown(value: object) -> str:
     if value is None:
         return "none"
     text = _plain(value)
-    return text if len(text) <= 60 else f"{text[:12]}..."
+    if re.fullmatch("[0-9a-f]{64}", text):
+        return f"{text[:12]}..."  # a digest
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3].rstrip()}..."
 
 
 def _plain(value: object) -> str:

@@ -173,6 +173,16 @@ def test_a_file_that_is_no_result(tmp_path: Path, content: str | None, words: st
     assert (found.exit_code, found.stdout, found.stderr.count("\n")) == (1, "", 1)
 
 
+def test_long_facts_are_cut_and_can_be_told_apart(tmp_path: Path) -> None:
+    """Of a digest its beginning serves; words are cut where they are many."""
+    words, digest = "8 made pictures, 1920 x 1080 JPEG (quality 90), decoded from memory each time", "1f" * 32
+    a = result(tmp_path / "a.json", source=words, subject={"graph_sha256": digest})
+    b = result(tmp_path / "b.json", seed=2, source="shots " * 40, subject={"graph_sha256": "2e" * 32})
+    told = compare(a, b).stdout
+    assert f"warning: the source differs: {words} and {('shots ' * 40)[:97].rstrip()}...\n" in told
+    assert "warning: the graph differs: 1f1f1f1f1f1f... and 2e2e2e2e2e2e...\n" in told
+
+
 def test_facts_of_a_strange_kind_are_told_on_one_line_each(tmp_path: Path) -> None:
     """A result may come from elsewhere: what it says neither breaks the program nor steers the terminal."""
     odd: dict[str, Any] = {
