@@ -124,11 +124,12 @@ def compile_bundle(
         key = _key(machine, part, _with_prompts(bundle, options))
 
         def find() -> Engine | None:
-            return None if force else exact_engine(key)
+            return None if force else _whole(exact_engine(key), progress)
 
-        if found := find():
-            progress(f"{part.name}: the engine is there already, {found.state}")
-        return _ready(machine, bundle, part, key, find, unsure, force=force)
+        def tell(engine: Engine) -> None:
+            progress(f"{part.name}: the engine is there already, {engine.state}")
+
+        return _ready(machine, bundle, part, key, find, unsure, force=force, tell=tell)
 
     return [ready(part) for part in parts_of(bundle, text_encoder=text_encoder)]
 
@@ -172,6 +173,18 @@ def ensure_engine(
     return engines
 
 
+def _whole(engine: Engine | None, progress: Progress) -> Engine | None:
+    """The engine, or None where its plan is not what its record says: then it is built anew."""
+    if engine is None:
+        return None
+    try:
+        engine.plan_bytes()
+    except EngineError as error:
+        progress(f"{engine.record.part}: {str(error).partition(';')[0]}")
+        return None
+    return engine
+
+
 def _ready(
     machine: _Machine,
     bundle: Bundle,
@@ -181,9 +194,12 @@ def _ready(
     unsure: Collection[State],
     *,
     force: bool = False,
+    tell: Callable[[Engine], None] = lambda _: None,
 ) -> Engine:
-    """The engine that `find` finds, or else a new one; verified where its state is `unsure`."""
+    """The engine that `find` finds, which `tell` gets, or else a new one; verified where its state is `unsure`."""
     engine = find()
+    if engine is not None:
+        tell(engine)
     if engine is not None and engine.state not in unsure:
         return engine
     with sole_builder(machine.wait):

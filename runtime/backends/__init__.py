@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from acd_edge.errors import ConfigError, ShapeError, UsageError
+from acd_edge.errors import ConfigError, EngineError, ShapeError, UsageError
 from acd_edge.runtime.cuda import Binding
 
 __all__ = [
@@ -151,16 +151,24 @@ def open_backend(
         EngineError: `tensorrt` has no engine that may run it.
         DeviceError: the device is not there, or has not enough memory.
     """
-    if backend == "auto":
-        from acd_edge.runtime.backends.choice import choose_backend
-
-        backend = choose_backend(graph, options)
-    module, _, attribute = _place(backend).partition(":")
-    check_options(backend, options)
-    opener = cast(_Opener, getattr(import_module(module), attribute))
-    opened = opener(graph, options)
+    opened = _opened_auto(graph, options) if backend == "auto" else _opened(backend, graph, options)
     logger.info("%s runs %s", opened.name, graph.path.name)
     return opened
+
+
+def _opened_auto(graph: GraphFile, options: BackendOptions) -> Backend:
+    from acd_edge.runtime.backends.choice import choose_backend
+
+    try:
+        return _opened(choose_backend(graph, options), graph, options)
+    except EngineError as error:  # its plan was altered since, or TensorRT does not take it
+        return _opened(choose_backend(graph, options, no_engine=str(error)), graph, options)
+
+
+def _opened(backend: str, graph: GraphFile, options: BackendOptions) -> Backend:
+    module, _, attribute = _place(backend).partition(":")
+    check_options(backend, options)
+    return cast(_Opener, getattr(import_module(module), attribute))(graph, options)
 
 
 def check_options(backend: str, options: BackendOptions) -> None:

@@ -17,11 +17,15 @@ logger = logging.getLogger(__name__)
 _told: set[str] = set()
 
 
-def choose_backend(graph: GraphFile, options: BackendOptions) -> str:
+def choose_backend(graph: GraphFile, options: BackendOptions, *, no_engine: str = "") -> str:
     """The backend that `auto` runs a graph with; it never builds anything.
 
     TensorRT where there is a verified engine of this graph for this machine; else ONNX Runtime, with one line that says
     which command makes the engine where TensorRT is installed; OpenVINO only where ONNX Runtime is not installed.
+
+    Args:
+        graph, options: what is to be run, and how.
+        no_engine: why the engine that is there cannot be loaded, where that was tried.
 
     Raises:
         UsageError: no backend takes these options together.
@@ -34,7 +38,7 @@ def choose_backend(graph: GraphFile, options: BackendOptions) -> str:
     if "tensorrt" in here:
         from acd_edge.runtime.backends.trt import why_not  # and the cache of engines with it
 
-        reason = why_not(graph, options)
+        reason = no_engine or why_not(graph, options)
         if reason is None:
             return "tensorrt"
         here.remove("tensorrt")

@@ -130,6 +130,19 @@ def test_what_is_there_is_used_and_force_builds_anew(
     assert again[0].state == "verified"
 
 
+@pytest.mark.parametrize(
+    "spoil", [lambda plan: plan.write_bytes(b"cut"), lambda plan: plan.unlink()], ids=["cut", "gone"]
+)
+def test_an_engine_whose_plan_is_not_its_own_is_built_anew(
+    compiled: Callable[..., Any], trt: FakeBuilderRT, lines: list[str], spoil: Callable[[Path], Any]
+) -> None:
+    spoil(compiled(text_encoder=False)[0].plan_path)
+    (engine,) = compiled(text_encoder=False)
+    assert (engine.state, trt.built) == ("verified", 2)
+    assert engine.plan_bytes() in trt.plans
+    assert any("engine.plan was altered" in line or "engine.plan is missing" in line for line in lines)
+
+
 def test_a_rebuild_says_what_differs(
     compiled: Callable[..., Any], bundle: Bundle, trt: FakeBuilderRT, lines: list[str]
 ) -> None:

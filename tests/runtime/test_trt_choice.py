@@ -122,6 +122,24 @@ class TestAuto:
         assert "\n" not in warnings[0]
         assert "deserialize" not in machine.calls
 
+    @pytest.mark.parametrize("spoil", ["plan", "deserialize"])
+    def test_passes_over_an_engine_that_cannot_be_loaded(
+        self, bundle: Path, machine: Machine, caplog: pytest.LogCaptureFixture, spoil: str
+    ) -> None:
+        """Its stamp says verified, and its plan was cut or is none to TensorRT: a line must not stop for that."""
+        engine = machine.engine(bundle)
+        if spoil == "plan":
+            engine.plan_path.write_bytes(b"cut")
+        else:
+            machine.trt.fail, machine.trt.says = {spoil}, "Version tag does not match"
+        assert chosen(bundle) == "onnxruntime"
+        (warning,) = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+        assert "onnxruntime runs the graph, not TensorRT: " in warning
+        assert "acd-edge compile BUNDLE --force" in warning
+        assert machine.released()
+        with pytest.raises(EngineError):
+            Detector.load(bundle, backend="tensorrt")
+
     def test_says_nothing_where_there_is_no_gpu(
         self, bundle: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
