@@ -225,7 +225,7 @@ def predictor_from_detector(detector: Detector) -> Predictor:
     def predict(pixels: Bytes, words: str) -> tuple[Floats, float]:
         nonlocal chosen
         if words != chosen:  # by its words, since a name of the bundle may stand for others
-            detector.set_product(names.get(words, f"{words}={words}"))
+            detector.set_product(names.get(words, f"{words.replace('=', ' ')}={words}"))
             chosen = words
         found = detector.infer(pixels[None])
         anomaly_map = found["anomaly_map"][0]

@@ -270,7 +270,7 @@ def test_bundle_makes_an_unknown_product_with_its_text_encoder_or_refuses_it(tmp
 
 
 @pytest.mark.parametrize("before", [[], ["road"]])
-@pytest.mark.parametrize("words", ["object", "metal_nut"])
+@pytest.mark.parametrize("words", ["object", "metal_nut", "road=nut"])
 def test_words_are_not_taken_for_a_product_of_that_name(before: list[str], words: str, tmp_path: Path) -> None:
     """A bundle may call `metal_nut` what it describes as a road; pictures of a `metal_nut` are something else."""
     pixels = np.zeros((SIZE, SIZE, 3), np.uint8)
