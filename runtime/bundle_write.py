@@ -33,6 +33,8 @@ from acd_edge.runtime.manifest import Manifest, check_inner_path
 from acd_edge.runtime.staging import staged_folder
 
 _OWN = frozenset({MANIFEST, FEATURES, GOLDEN, CALIBRATION})
+_READABLE = 0o100644 << 16  # a file's rights, as a zip of Unix keeps them
+_CHUNK = 1 << 20  # bytes copied at once
 
 
 def write_bundle(
@@ -142,9 +144,15 @@ def _seal(folder: Path, manifest: Manifest) -> Manifest:
 
 
 def _zipped(folder: Path, target: Path) -> Path:
-    """Pack without compression: weights do not shrink, and unpacking stays a plain copy."""
+    """Pack without compression: weights do not shrink, and unpacking stays a plain copy.
+
+    Neither time nor rights of the files go in, so that the same content gives the same bytes.
+    """
     with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
         for path in sorted(folder.rglob("*"), key=lambda path: (path.name != MANIFEST, path)):
             if path.is_file():
-                archive.write(path, path.relative_to(folder).as_posix())
+                entry = zipfile.ZipInfo(path.relative_to(folder).as_posix())  # of 1980
+                entry.external_attr, entry.file_size = _READABLE, path.stat().st_size  # the size decides on zip64
+                with path.open("rb") as source, archive.open(entry, "w") as packed:
+                    shutil.copyfileobj(source, packed, _CHUNK)
     return target

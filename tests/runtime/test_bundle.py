@@ -44,6 +44,24 @@ def test_round_trip(tmp_path: Path, name: str) -> None:
     assert os.listdir(tmp_path) == [name]
 
 
+def test_a_zip_of_the_same_content_has_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whenever, and under whatever umask, it is written; written anew a day earlier it once differed."""
+    first = write_tiny_bundle(tmp_path / "a.acd").read_bytes()
+    write = Path.write_bytes
+
+    def write_yesterday(self: Path, content: bytes) -> int:
+        count = write(self, content)
+        os.utime(self, (86_400, 86_400 * 8_000))
+        self.chmod(0o600)
+        return count
+
+    monkeypatch.setattr(Path, "write_bytes", write_yesterday)
+    assert write_tiny_bundle(tmp_path / "b.acd").read_bytes() == first
+    with zipfile.ZipFile(tmp_path / "b.acd") as archive:
+        assert {each.compress_type for each in archive.infolist()} == {zipfile.ZIP_STORED}
+        assert archive.testzip() is None
+
+
 def change_manifest(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     values = json.loads((path / "manifest.json").read_text())
     values.pop("sha256")
