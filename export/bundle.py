@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -32,10 +31,11 @@ from acd_edge.model import AcdClip
 from acd_edge.model.tokenizers import Tokenize
 from acd_edge.runtime.bundle import write_bundle
 from acd_edge.runtime.bundle_files import GRAPH, TEXT_ENCODER, TOKENIZER, Golden
+from acd_edge.runtime.bundle_write import check_target
 from acd_edge.runtime.manifest import Manifest
 from acd_edge.runtime.prompts import DEFAULT_PRODUCT, DEFAULT_PROMPTS, PromptEnsemble, product_features
 
-__all__ = ["ExportOptions", "ExportReport", "encode_product", "export_bundle"]
+__all__ = ["ExportOptions", "ExportReport", "encode_product", "export_bundle", "workplace"]
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -119,8 +119,7 @@ def export_bundle(
         OutputError: the place is in use or cannot be written.
         ExportError: a weight is not finite, a value comes near the end of float16, or the graph fails ONNX's checks.
     """
-    if os.path.lexists(path) and not force:  # before the work, not after it
-        raise OutputError(f"{path} exists already; add --force to replace it, or choose another place with -o")
+    check_target(path, force)  # before the work, not after it
     _check_finite(model)
     words = {DEFAULT_PRODUCT: DEFAULT_PRODUCT, **options.products}
     progress(f"text features of {', '.join(words)}")
@@ -139,16 +138,23 @@ def export_bundle(
         progress(f"drift of {options.precision}")
         report["drift"] = drift_of(typed, golden)
     manifest = _manifest(model, words, options, report)
-    with _workplace(path) as folder:
-        files = dict(options.extra_files) | _write_graphs(model, typed, folder, options, progress)
+    with workplace(path) as folder:
+        try:
+            files = dict(options.extra_files) | _write_graphs(model, typed, folder, options, progress)
+        except OSError as error:
+            raise OutputError(f"{path} cannot be written: {error.strerror or error}; nothing was changed") from error
         progress(f"write {path}")
         manifest = write_bundle(path, manifest, files=files, text_features=features, golden=golden, force=force)
     return ExportReport(path=path, manifest=manifest, ranges=ranges)
 
 
 @contextmanager
-def _workplace(path: Path) -> Iterator[Path]:
-    """A folder beside the bundle-to-be, on the same disk; it goes at the end."""
+def workplace(path: Path) -> Iterator[Path]:
+    """A folder beside the bundle-to-be at `path`, on the same disk; it goes at the end.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
     try:
         path.absolute().parent.mkdir(parents=True, exist_ok=True)
         folder = tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.absolute().parent)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -119,6 +121,21 @@ def test_a_weight_that_is_not_finite_is_refused_by_name(checkpoint: Path, tmp_pa
     dict(model.named_parameters())["segment_heads.1.fc1.weight"].data[0, 0] = float("nan")
     with pytest.raises(ExportError, match=r"segment_heads\.1\.fc1\.weight"):
         export_bundle(model, tmp_path / "b", tokenizer_for(model.config), ExportOptions(name="b"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_takes_no_graph_is_one_line_and_nothing_stays(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as a quota, a limit on file sizes, a disk that went read-only."""
+
+    def write(_: object, path: Path) -> None:
+        path.write_bytes(b"half of it")
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
+
+    monkeypatch.setattr("acd_edge.export.bundle.onnx_from_folded", write)
+    said = call("export", checkpoint, "--fp32", "-o", tmp_path / "b", exit_code=1).stderr
+    assert f"Error: {tmp_path / 'b'} cannot be written: File too large; nothing was changed" in said
     assert not list(tmp_path.iterdir())
 
 
