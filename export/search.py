@@ -10,7 +10,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,12 +21,15 @@ from acd_edge.export.int8 import quantised
 from acd_edge.export.precision import Precision
 
 __all__ = [
+    "ALIKE",
     "Candidate",
+    "Speed",
     "Trial",
     "best_trial",
     "candidates",
     "interleaved_ratio",
     "most_sensitive_first",
+    "near_ties",
     "rows",
     "table",
 ]
@@ -47,6 +50,17 @@ class Candidate:
     leave_out: frozenset[str] = frozenset()
 
 
+class Speed(NamedTuple):
+    """So many times as fast as another thing: the median over rounds, and the slowest and the fastest of them."""
+
+    median: float
+    low: float
+    high: float
+
+
+ALIKE = Speed(1.0, 1.0, 1.0)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Trial:
     """What came of a candidate.
@@ -56,7 +70,7 @@ class Trial:
         bytes: of the graph with its data.
         auroc: pixel AUROC, the mean over the categories.
         drop: how many points it lies below fp32's; below zero where it lies above.
-        speed: so many times as fast as fp32.
+        speed: so many times as fast as fp32, on the machine of the search.
         refused: why it could not be measured, in place of all these.
     """
 
@@ -64,8 +78,12 @@ class Trial:
     bytes: int | None = None
     auroc: float | None = None
     drop: float | None = None
-    speed: float | None = None
+    speed: Speed | None = None
     refused: str = ""
+
+    def is_inside(self, max_drop: float) -> bool:
+        """Whether it was measured and loses no more than `max_drop` points."""
+        return self.drop is not None and self.drop <= max_drop
 
 
 def candidates(order: Sequence[str], *, bf16: bool) -> list[Candidate]:
@@ -115,8 +133,8 @@ def most_sensitive_first(
 
 def interleaved_ratio(
     reference: Run, candidate: Run, *, rounds: int = ROUNDS, clock: Callable[[], float] = time.perf_counter
-) -> float:
-    """How many times as fast the candidate is: the median over rounds in which both run once, one after the other."""
+) -> Speed:
+    """How many times as fast the candidate is, over rounds in which both run once, one after the other."""
     reference(), candidate()  # what is slow the first time only does not count
     ratios = []
     for _ in range(rounds):
@@ -125,43 +143,68 @@ def interleaved_ratio(
         between = clock()
         candidate()
         ratios.append((between - began) / max(clock() - between, 1e-9))
-    return statistics.median(ratios)
+    return Speed(statistics.median(ratios), min(ratios), max(ratios))
 
 
 def best_trial(trials: Sequence[Trial], max_drop: float) -> Trial:
     """The fastest that loses no more than `max_drop` points; the first, fp32, where none is faster than it."""
-    inside = [t for t in trials if t.drop is not None and t.speed is not None and t.drop <= max_drop]
-    return max(inside, key=lambda trial: trial.speed or 0.0)  # of equals the first
+    return max((trial for trial in trials if trial.is_inside(max_drop)), key=_median)  # of equals the first
+
+
+def near_ties(trials: Sequence[Trial], kept: Trial, max_drop: float) -> list[Trial]:
+    """Trials inside that may be as fast as the one that is kept: their fastest round reaches its slowest."""
+    return [
+        trial
+        for trial in trials
+        if trial is not kept and trial.is_inside(max_drop) and trial.speed and kept.speed
+        and trial.speed.high >= kept.speed.low
+    ]  # fmt: skip
 
 
 def table(trials: Sequence[Trial], kept: Trial, max_drop: float) -> str:
-    """One line for each trial, and one that says what is kept."""
+    """One line for each trial, one that says what is kept, and one that names what may be as fast."""
     width = max(len(trial.name) for trial in trials)
-    lines = [f"{'':<{width}}{'MB':>9}{'pixel AUROC':>13}{'drop':>8}{'speed':>8}"]
+    lines = [f"{'':<{width}}{'MB':>9}{'pixel AUROC':>13}{'drop':>8}{'speed':>8}{'of rounds':>16}"]
     lines += [_line(trial, width, "kept" if trial is kept else _why_not(trial, max_drop)) for trial in trials]
+    if ties := near_ties(trials, kept, max_drop):
+        lines.append(f"within the spread of its rounds: {', '.join(trial.name for trial in ties)}")
     return "\n".join([*lines, _verdict(trials, kept, max_drop)])
 
 
 def rows(trials: Sequence[Trial], kept: Trial) -> list[dict[str, Any]]:
-    """The trials for programs."""
-    return [{**asdict(trial), "kept": trial is kept} for trial in trials]
+    """The trials for programs; `speed` is the median, `speed_low` and `speed_high` its rounds' extremes."""
+    return [_row(trial) | {"kept": trial is kept} for trial in trials]
+
+
+def _row(trial: Trial) -> dict[str, Any]:
+    median, low, high = trial.speed or (None, None, None)
+    return {**asdict(trial), "speed": median, "speed_low": low, "speed_high": high}
+
+
+def _median(trial: Trial) -> float:
+    assert trial.speed is not None
+    return trial.speed.median
 
 
 def _line(trial: Trial, width: int, verdict: str) -> str:
     if trial.refused:
         return f"{trial.name:<{width}}  could not be tried: {trial.refused}"
     assert trial.bytes is not None
-    numbers = f"{trial.bytes / 1e6:>9.1f}{100 * (trial.auroc or 0):>13.3f}{trial.drop:>8.3f}{trial.speed:>8.2f}"
-    return f"{trial.name:<{width}}{numbers}  {verdict}".rstrip()
+    assert trial.auroc is not None
+    assert trial.drop is not None
+    assert trial.speed is not None
+    spread = "" if trial.speed is ALIKE else f"{trial.speed.low:.2f} to {trial.speed.high:.2f}"
+    numbers = f"{trial.bytes / 1e6:>9.1f}{100 * trial.auroc:>13.3f}{trial.drop:>8.3f}{trial.speed.median:>8.2f}"
+    return f"{trial.name:<{width}}{numbers}{spread:>16}  {verdict}".rstrip()
 
 
 def _why_not(trial: Trial, max_drop: float) -> str:
-    return f"loses more than {max_drop:g}" if trial.drop is not None and trial.drop > max_drop else ""
+    return "" if trial.is_inside(max_drop) else f"loses more than {max_drop:g}"
 
 
 def _verdict(trials: Sequence[Trial], kept: Trial, max_drop: float) -> str:
     if kept is not trials[0]:
-        return f"{kept.name}: the fastest that loses no more than {max_drop:g} points of pixel AUROC"
-    if any(trial.drop is not None and trial.drop <= max_drop for trial in trials[1:]):
+        return f"{kept.name}: the fastest here that loses no more than {max_drop:g} points of pixel AUROC"
+    if any(trial.is_inside(max_drop) for trial in trials[1:]):
         return f"{kept.name}: nothing that loses no more than {max_drop:g} points of pixel AUROC is faster here"
     return f"{kept.name}: nothing else loses no more than {max_drop:g} points of pixel AUROC"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from acd_edge.cli.backend import BACKEND_NAMES
-from acd_edge.cli.export_precision import CALIB_COUNT, METHOD_NAMES, Wanted, described, with_precision
+from acd_edge.cli.export_precision import CALIB_COUNT, METHOD_NAMES, Wanted, described, pictures_of, with_precision
 from acd_edge.config import DOMAINS, Domain
 from acd_edge.errors import CheckpointError
 
@@ -85,6 +85,7 @@ def command(
         max_drop=max_drop, data=data, backend=backend,
     )  # fmt: skip
     from acd_edge.checkpoint import builtin_checkpoint, load_checkpoint, read_info
+    from acd_edge.cli.export_search import judges_of, search_precision
     from acd_edge.lazy import require
     from acd_edge.runtime.bundle_write import check_target
     from acd_edge.runtime.prompts import parse_product
@@ -96,13 +97,16 @@ def command(
     info = read_info(path)
     name = BUILTIN_NAME if checkpoint is None else path.resolve().name
     target = output or Path(f"{name}-{size or info.config.size}-{wanted.label}")
-    check_target(target, force)  # before the work, and before torch
+    progress = partial(click.echo, err=True)
+    check_target(target, force)  # before the work, and before torch; so are the pictures
+    pictures = pictures_of(wanted, progress)
+    judges = None if wanted.max_drop is None else judges_of(wanted)
     for module in ("torch", "onnx"):
         require(module, "export")
     from acd_edge.export.bundle import ExportOptions, export_bundle
     from acd_edge.model.weights import tokenizer_for, tokenizer_json
 
-    click.echo(f"read {path}", err=True)
+    progress(f"read {path}")
     model = load_checkpoint(path, size=size, clip_weights=clip_weights)
     if domain is not None:
         model.config = model.config.with_(domain=domain)
@@ -113,14 +117,11 @@ def command(
         source=_source(path, info),
         **_beside(path, info.training, builtin=checkpoint is None),
     )
-    progress = partial(click.echo, err=True)
     found = None
-    if wanted.max_drop is None:
-        options = with_precision(model, options, wanted, progress)
+    if judges is None:
+        options = with_precision(model, options, wanted, pictures, progress)
     else:
-        from acd_edge.cli.export_search import search_precision
-
-        found = search_precision(model, options, wanted, target, progress)
+        found = search_precision(model, options, wanted, pictures, judges, target, progress)
         options = found.options
     report = export_bundle(model, target, tokenizer_for(model.config), options, force=force, progress=progress)
     if as_json:

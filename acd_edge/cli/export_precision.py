@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from acd_edge.errors import UsageError
 
 if TYPE_CHECKING:
+    from acd_edge.calib.pictures import CalibrationPictures
     from acd_edge.calib.ranges import Method
     from acd_edge.export.bundle import ExportOptions
     from acd_edge.export.int8 import Base, Int8Plan
@@ -66,6 +67,8 @@ class Wanted:
                 if given:
                     raise UsageError(f"{flag} is for --max-drop; add it, or leave {flag} away")
             return
+        if not 0 <= self.max_drop <= 100:  # click lets NaN through
+            raise UsageError(f"--max-drop is a number of points from 0 to 100, got {self.max_drop}")
         if not self.data:
             raise UsageError("--max-drop needs --data DIR, labelled pictures that the drop is measured on")
         if self.int8 or self.bf16:
@@ -95,29 +98,46 @@ class Wanted:
         return f"int8-{self.base}" if self.int8 else self.precision
 
 
-def with_precision(model: AcdClip, options: ExportOptions, wanted: Wanted, progress: Progress) -> ExportOptions:
-    """The options with the precision that was asked for; INT8 is calibrated for them."""
-    plan = int8_plan(model, wanted, progress) if wanted.int8 else None
+def pictures_of(wanted: Wanted, progress: Progress) -> CalibrationPictures | None:
+    """List the pictures of `--calib`, before a model is loaded for them; None without it.
+
+    Raises:
+        SourceError: see `find_pictures`.
+    """
+    if wanted.calib is None:
+        return None
+    from acd_edge.calib.pictures import find_pictures
+
+    found = find_pictures(wanted.calib, wanted.calib_count or CALIB_COUNT)
+    if found.masks:
+        progress(f"left out of {wanted.calib}: {found.masks} pictures in folders of masks, which no camera sees")
+    return found
+
+
+def with_precision(
+    model: AcdClip, options: ExportOptions, wanted: Wanted, pictures: CalibrationPictures | None, progress: Progress
+) -> ExportOptions:
+    """The options with the precision that was asked for; INT8 is calibrated for them, on `pictures_of` the folder."""
+    plan = int8_plan(model, wanted, pictures, wanted.base, progress) if wanted.int8 and pictures else None
     return replace(options, precision=wanted.precision, int8=plan)
 
 
-def int8_plan(model: AcdClip, wanted: Wanted, progress: Progress) -> Int8Plan:
-    """Measure INT8's ranges on the folder of `--calib`."""
-    from acd_edge.calib.pictures import find_pictures
+def int8_plan(
+    model: AcdClip, wanted: Wanted, pictures: CalibrationPictures, base: Base, progress: Progress
+) -> Int8Plan:
+    """Measure INT8's ranges on pictures, for a graph whose other layers compute in `base`."""
     from acd_edge.calib.ranges import DEFAULT_METHOD
     from acd_edge.cli.data import Progress as Counter
     from acd_edge.export.fold import fold
     from acd_edge.export.int8 import Int8Plan, observe_inputs
     from acd_edge.export.smooth import smoothed, smoothing_factors
 
-    assert wanted.calib is not None
-    chosen = find_pictures(wanted.calib, wanted.calib_count or CALIB_COUNT)
-    folded, total = fold(model), len(chosen.paths)
-    progress(f"calibrate on {total} of the {chosen.found} pictures in {wanted.calib}")
+    folded, total = fold(model), len(pictures.paths)
+    progress(f"calibrate on {total} of the {pictures.found} pictures in {wanted.calib}")
 
     def counted(what: str) -> Iterator[Pixels]:
         tell = Counter(what)
-        for done, picture in enumerate(chosen.read(folded.size)):
+        for done, picture in enumerate(pictures.read(folded.size)):
             yield picture
             tell(done + 1, total)
 
@@ -126,8 +146,8 @@ def int8_plan(model: AcdClip, wanted: Wanted, progress: Progress) -> Int8Plan:
         magnitudes=observe_inputs(smoothed(folded, smoothing), counted("pictures read for the ranges")),
         smoothing=smoothing,
         method=cast("Method", wanted.calib_method or DEFAULT_METHOD),
-        base=wanted.base,
-        pictures={"pictures": total, "pictures_sha256": chosen.sha256},
+        base=base,
+        pictures={"pictures": total, "pictures_sha256": pictures.sha256},
     )
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,25 +19,33 @@ from PIL import Image
 from acd_edge.cli import cli
 from acd_edge.cli.backend import BackendFlags
 from acd_edge.cli.export_precision import Wanted
-from acd_edge.cli.export_search import _backend
-from acd_edge.errors import DeviceError, UsageError
+from acd_edge.cli.export_search import Judges, _backend, _Bench, _Told
+from acd_edge.errors import DataError, DeviceError, ExportError, OutputError, UsageError
+from acd_edge.export.bundle import ExportOptions
 from acd_edge.export.int8 import Int8Plan, observe_inputs
 from acd_edge.export.search import (
+    ALIKE,
+    Candidate,
+    Speed,
     Trial,
     best_trial,
     candidates,
     interleaved_ratio,
     most_sensitive_first,
+    near_ties,
+    rows,
     table,
 )
+from acd_edge.results import Failure
 from acd_edge.runtime.bundle import Bundle
 from acd_edge.runtime.detector import Detector
 from tests.export.test_compiler import small_clip
 
 SIZE = 56
-PLAIN = Trial(name="fp32", bytes=4, auroc=0.9, drop=0.0, speed=1.0)
-HALF = Trial(name="fp16", bytes=2, auroc=0.8999, drop=0.01, speed=1.5)
-INT8 = Trial(name="int8", bytes=1, auroc=0.89, drop=1.0, speed=3.0)
+PLAIN = Trial(name="fp32", bytes=4, auroc=0.9, drop=0.0, speed=ALIKE)
+HALF = Trial(name="fp16", bytes=2, auroc=0.8999, drop=0.01, speed=Speed(1.5, 1.4, 1.6))
+SLOW = Trial(name="fp16", bytes=2, auroc=0.9, drop=0.0, speed=Speed(0.7, 0.6, 0.8))
+INT8 = Trial(name="int8", bytes=1, auroc=0.89, drop=1.0, speed=Speed(3.0, 2.0, 3.5))
 REFUSED = Trial(name="bf16", refused="no such type here")
 
 
@@ -45,7 +55,7 @@ REFUSED = Trial(name="bf16", refused="no such type here")
         ([PLAIN, HALF, INT8], 2.0, INT8, "int8: the fastest"),
         ([PLAIN, HALF, INT8], 0.1, HALF, "loses more than 0.1"),
         ([PLAIN, INT8], 0.1, PLAIN, "nothing else loses no more"),
-        ([PLAIN, Trial(name="fp16", bytes=2, auroc=0.9, drop=0.0, speed=0.7)], 0.1, PLAIN, "is faster here"),
+        ([PLAIN, SLOW], 0.1, PLAIN, "is faster here"),
         ([PLAIN, REFUSED, HALF], 0.1, HALF, "could not be tried: no such type here"),
         ([PLAIN], 0.0, PLAIN, "nothing else"),
     ],
@@ -58,6 +68,20 @@ def test_the_fastest_inside_is_kept_and_the_table_says_why(
     shown = table(trials, found, max_drop)
     assert words in shown
     assert all(trial.name in shown for trial in trials)
+
+
+def test_what_may_be_as_fast_is_told() -> None:
+    """A round of fp16 is faster than a round of the INT8 that is kept; bf16 loses too much to matter."""
+    near = Trial(name="int8 without 1", bytes=1, auroc=0.9, drop=0.0, speed=Speed(1.55, 1.45, 1.7))
+    outside = Trial(name="bf16", bytes=2, auroc=0.8, drop=10.0, speed=Speed(1.5, 1.4, 1.6))
+    trials = [PLAIN, HALF, outside, near, REFUSED]
+    assert near_ties(trials, best_trial(trials, 0.1), 0.1) == [HALF]
+    assert "within the spread of its rounds: fp16\n" in table(trials, near, 0.1)
+    assert "1.45 to 1.70" in table(trials, near, 0.1)
+    assert near_ties([PLAIN, HALF, INT8], INT8, 2.0) == []
+    row = rows(trials, near)[3]
+    assert (row["speed"], row["speed_low"], row["speed_high"], row["kept"]) == (1.55, 1.45, 1.7, True)
+    assert rows(trials, near)[4]["speed"] is None
 
 
 def test_candidates() -> None:
@@ -81,7 +105,7 @@ def test_interleaved_ratio() -> None:
 
     slow, fast = iter([50.0, 3, 3, 30, 3, 3]), iter([9.0, 1, 1, 1, 1, 1])
     ratio = interleaved_ratio(lambda: step("a", slow), lambda: step("b", fast), rounds=5, clock=lambda: now[0])
-    assert ratio == 3.0
+    assert ratio == Speed(3.0, 3.0, 30.0)
     assert calls == ["a", "b"] * 6
 
 
@@ -109,6 +133,7 @@ def test_a_layer_that_int8_ruins_comes_first() -> None:
         ({"data": (Path(),)}, "for --max-drop"),
         ({"backend": "auto"}, "for --max-drop"),
         ({"max_drop": 0.1}, "needs --data"),
+        ({"max_drop": float("nan"), "data": (Path(),)}, "from 0 to 100, got nan"),
         ({"max_drop": 0.1, "data": (Path(),), "int8": True, "calib": Path()}, "chooses the precision"),
         ({"max_drop": 0.1, "data": (Path(),), "fp16": True}, "add --calib"),
     ],
@@ -234,6 +259,81 @@ def test_a_search_keeps_what_stays_inside(
         assert opened.manifest.source["gate"]["max_drop"] == 100
         assert opened.manifest.products == {"object": "object"}  # those of the data served the search only
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_without_pictures_to_calibrate_on_only_narrower_floats_are_tried(
+    checkpoint: Path, folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """The words of `--product` are those of the category of that name; the table tells whose speed it is."""
+    flags = ["--max-drop", "100", "--data", folders[1], "--backend", "onnxruntime", "--product", "nut=hex nut"]
+    said = call("export", checkpoint, *flags, "-o", tmp_path / "b")
+    assert "2 labelled pictures; speed against fp32 on this machine, onnxruntime" in said.stdout
+    assert [line.split()[0] for line in said.stdout.splitlines()[2:4]] == ["fp32", "fp16"]
+    assert "try int8" not in said.stderr
+    with Bundle.open(tmp_path / "b") as opened:
+        gate = opened.manifest.source["gate"]
+        assert (gate["tried"], gate["pictures"], gate["backend"]) == (2, 2, "onnxruntime")
+        assert gate["speed"] >= 1.0
+
+
+def bench_of(folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> _Bench:
+    """A bench whose exports write a file and fail."""
+
+    def fail(model: object, path: Path, *_: object, **__: object) -> None:
+        path.mkdir()
+        raise error
+
+    monkeypatch.setattr("acd_edge.export.bundle.export_bundle", fail)
+    monkeypatch.setattr("acd_edge.model.weights.tokenizer_for", lambda _: None)
+    judges = Judges(samples=[], backend=BackendFlags(), on_engines=False)
+    model: Any = SimpleNamespace(config=None)
+    return _Bench(model, ExportOptions(name="b"), judges, folder, lambda _: None)
+
+
+def test_what_fails_one_candidate_only_stands_in_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = bench_of(tmp_path, monkeypatch, ExportError("float16 ends at 65,504"))
+    assert bench.trial(Candidate(name="fp16", precision="fp16"), None).refused == "float16 ends at 65,504"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("error", [OutputError("the disk is full"), DataError("a.png is broken")])
+def test_what_would_fail_every_candidate_ends_the_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    with pytest.raises(type(error), match=str(error)):
+        bench_of(tmp_path, monkeypatch, error).trial(Candidate(name="fp16", precision="fp16"), None)
+    assert not list(tmp_path.iterdir())
+
+
+def test_folders_are_looked_at_before_a_model_is_loaded(
+    checkpoint: Path, folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calib, data = folders
+    good = tmp_path / "good"
+    shutil.copytree(data / "nut/test/good", good / "nut/test/good")
+    blind = tmp_path / "blind"
+    shutil.copytree(data / "nut/test", blind / "nut/test")
+
+    def load(*_: object, **__: object) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("acd_edge.checkpoint.load_checkpoint", load)
+    for flags, words in (
+        (["--int8", "--calib", tmp_path / "nothing"], "is not a folder"),
+        (["--max-drop", "1", "--data", data, "--calib", tmp_path], "of --calib too"),
+        (["--max-drop", "1", "--data", good], "holds no defective picture"),
+        (["--max-drop", "1", "--data", blind], "has no masks"),
+        (["--max-drop", "1", "--data", tmp_path / "nothing"], "nothing"),
+    ):
+        code = 2 if "too" in words else 1
+        assert words in call("export", checkpoint, *flags, "-o", tmp_path / "b", exit_code=code).stderr
+    control = CliRunner().invoke(cli, ["export", str(checkpoint), "--int8", "--calib", str(calib)])
+    assert str(control.exception) == "a model was loaded"
+
+
+def test_a_broken_labelled_picture_ends_the_search_in_one_line() -> None:
+    with pytest.raises(DataError, match=r"a\.png is broken; mend or remove it"):
+        _Told("fp32").failure(Failure("a.png", "a.png is broken"))
 
 
 def test_a_picture_in_both_folders_is_refused(checkpoint: Path, folders: tuple[Path, Path], tmp_path: Path) -> None:
