@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from itertools import cycle
 from typing import TYPE_CHECKING
 
 from acd_edge.bench.stopwatch import Clock, FrameTimes, Kept, Stopwatch
-from acd_edge.errors import BenchError, SourceError
+from acd_edge.errors import AcdEdgeError, BenchError
 from acd_edge.runtime.bundle import threshold_of
 from acd_edge.runtime.sinks import Record, json_line
 from acd_edge.runtime.sinks.files import overlay_of
@@ -101,11 +101,11 @@ def measure(
         each: called after each frame that counts, outside of its time.
 
     Returns:
-        What was measured, also when Ctrl-C or an error of the source broke it off; `ending` says so.
+        What was measured, also when Ctrl-C or an error of the source or the backend broke it off; `ending` says so.
 
     Raises:
         BenchError: the source ended before a frame counted.
-        SourceError: the first frame cannot be read.
+        AcdEdgeError: what broke it off before a frame counted.
     """
     watch, measured = Stopwatch(clock), Measurement(kept=Kept(keep))
     backend = detector.backend
@@ -115,7 +115,7 @@ def measure(
         teller.tell_stages(True)
     try:
         _run(watch, measured, detector, sources, plan, teller, each)
-    except (SourceError, KeyboardInterrupt) as error:
+    except (AcdEdgeError, KeyboardInterrupt) as error:
         if not measured.kept.seen:
             raise
         measured.error = error
@@ -125,10 +125,17 @@ def measure(
     finally:
         detector.lap = no_lap
         if teller is not None:
-            teller.tell_stages(False)
-    if (source := sources[0]).kind == "live" and isinstance(source, LiveSource):
-        measured.live = {"read": source.read, "dropped": source.dropped, "timed_by": source.timed_by}
+            with suppress(AcdEdgeError):  # of a device that is gone, which is told already
+                teller.tell_stages(False)
+    measured.live = _live_facts(sources[0])
     return measured
+
+
+def _live_facts(source: Source) -> dict[str, int | str] | None:
+    """Frames read and dropped so far, and who stamped them; None for what is no camera and no stream."""
+    if not isinstance(source, LiveSource):
+        return None
+    return {"read": source.read, "dropped": source.dropped, "timed_by": source.timed_by}
 
 
 def _run(
@@ -158,6 +165,7 @@ def _run(
             if _count(measured, times, plan, began):
                 measured.scores = min(score, measured.scores[0]), max(score, measured.scores[1])
                 measured.ended = watch.clock()
+                measured.live = _live_facts(sources[0])  # what a soak writes meanwhile is whole
                 each(measured, times)
                 if plan.is_done(measured.kept.seen, measured.ended - measured.began):
                     return

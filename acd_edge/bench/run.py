@@ -101,8 +101,7 @@ def bench(load: Callable[[], Detector], config: BenchConfig, voice: Voice = Voic
         voice: see there.
 
     Raises:
-        SourceError, BenchError: nothing could be measured, see `measure`.
-        AcdEdgeError: what `load` raises.
+        AcdEdgeError: what `load` raises, and what kept anything from being measured, see `measure`.
     """
     with ExitStack() as stack:
         sources, source = stack.enter_context(opened_sources(config.texts, config.read))

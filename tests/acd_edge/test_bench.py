@@ -31,7 +31,7 @@ from acd_edge.bench.stopwatch import FrameTimes, Kept, Stopwatch, lap_cost_us
 from acd_edge.bench.table import result_table
 from acd_edge.cli import cli
 from acd_edge.device.power import Sample
-from acd_edge.errors import BenchError, MissingExtra, OutputError
+from acd_edge.errors import BackendError, BenchError, DeviceError, MissingExtra, OutputError
 from acd_edge.runtime import Detector
 from acd_edge.runtime import detector as detecting
 from acd_edge.runtime.backends import BackendOptions
@@ -211,8 +211,10 @@ class FakeCamera:
 
 
 def test_a_fake_camera_from_capture_to_decision(detector: Detector) -> None:
-    camera = LiveSource("0", opener=lambda *_: FakeCamera())
-    measured = measure(detector, [camera], Plan(frames=6, warm_up=1))
+    camera, meanwhile = LiveSource("0", opener=lambda *_: FakeCamera()), list[Any]()
+    plan = Plan(frames=6, warm_up=1)
+    measured = measure(detector, [camera], plan, each=lambda measured, times: meanwhile.append(measured.live))
+    assert all(told["timed_by"] == "arrival" for told in meanwhile)  # a soak writes it while it goes on
     assert measured.live is not None
     assert measured.live["timed_by"] == "arrival"
     assert int(measured.live["read"]) >= 8
@@ -307,6 +309,37 @@ def test_ctrl_c_before_a_frame_counts_leaves_nothing(
     result = run(bundle, "--json", tmp_path / "a.json")
     assert (result.exit_code, result.stdout) == (130, "")
     assert not (tmp_path / "a.json").exists()
+
+
+def test_a_backend_that_fails_on_the_way_leaves_what_was_measured(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a GPU that is gone after hours of a soak."""
+    frames = iter([None] * 5)
+
+    def failing(self: Detector, pixels: Any) -> Any:
+        if next(frames, "end") == "end":
+            raise BackendError("the device was lost")
+        return infer(self, pixels)
+
+    infer = Detector.infer
+    monkeypatch.setattr(Detector, "infer", failing)
+    result = run(bundle, "--warm-up", 1, "--json", tmp_path / "a.json")
+    assert (result.exit_code, result.stderr.count("Error: the device was lost")) == (1, 1)
+    assert "note: the device was lost; 3 frames count" in result.stdout
+    assert read_result(tmp_path / "a.json").fact("frames") == 3
+    result = run(bundle, "--warm-up", 1, "--json", tmp_path / "b.json")
+    assert (result.exit_code, result.stdout, (tmp_path / "b.json").exists()) == (1, "", False)
+
+
+def test_a_device_that_is_gone_cannot_be_told_to_stop(detector: Detector, clock: Clock) -> None:
+    class Gone(Telling):
+        def tell_stages(self, wanted: bool) -> None:
+            if not wanted:
+                raise DeviceError("the device was lost")
+
+    detector._backend = Gone(detector.backend)
+    assert measure(detector, [MadeSource(clock)], Plan(frames=2, warm_up=0), clock=clock).kept.seen == 2
 
 
 def test_a_picture_that_breaks_off_the_measuring(bundle: Path, tmp_path: Path) -> None:
