@@ -177,7 +177,7 @@ class Detector:
         """
         name, words = parse_product(product)
         known = self.bundle.manifest.products
-        if name in known and ("=" not in product or known[name] == words):
+        if _is_carried(self.bundle, product):
             features = self.bundle.text_features[name]
         else:
             features = self._encoder(product).features(words)
@@ -244,9 +244,9 @@ class Detector:
 
     def _encoder(self, product: str) -> TextEncoder:
         if self._text_encoder is None:
+            check_product(self.bundle, product)
             graph = self.bundle.text_encoder_file
-            if graph is None:
-                raise UnknownProduct(_unknown(product, self.products))
+            assert graph is not None  # it was checked
             self._text_encoder = TextEncoder(
                 graph,
                 self.bundle.tokenizer_path,
@@ -255,6 +255,22 @@ class Detector:
                 options=self._options,
             )
         return self._text_encoder
+
+
+def check_product(bundle: Bundle, product: str) -> None:
+    """Refuse a product that the bundle neither carries nor can make, before anything is loaded for it.
+
+    Raises:
+        UnknownProduct: see `Detector.set_product`.
+    """
+    if bundle.text_encoder_file is None and not _is_carried(bundle, product):
+        raise UnknownProduct(_unknown(product, tuple(bundle.text_features)))
+
+
+def _is_carried(bundle: Bundle, product: str) -> bool:
+    name, words = parse_product(product)
+    known = bundle.manifest.products
+    return name in known and ("=" not in product or known[name] == words)
 
 
 def _unknown(product: str, products: tuple[str, ...]) -> str:

@@ -94,9 +94,11 @@ def load_detector(path: Path | None, *, product: str, how: BackendFlags) -> Dete
     if how.backend != "tensorrt":
         return Detector.load(path, product=product, backend=how.backend, options=how.options)
     from acd_edge.runtime.bundle import Bundle, builtin_bundle
+    from acd_edge.runtime.detector import check_product
 
     bundle = Bundle.open(builtin_bundle() if path is None else path)
     try:
+        check_product(bundle, product)  # told before engines are built
         prepare(bundle, how)
         return Detector.load(bundle, product=product, backend=how.backend, options=how.options)
     except BaseException:

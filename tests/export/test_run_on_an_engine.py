@@ -15,7 +15,7 @@ from PIL import Image
 from acd_edge.cli import cli
 from tests.fake_builder import FakeBuilderRT
 from tests.fake_gpu import FakeCuda
-from tests.tiny_bundle import write_true_bundle
+from tests.tiny_bundle import write_tiny_bundle, write_true_bundle
 
 
 class Device(FakeCuda):
@@ -80,6 +80,16 @@ def test_an_engine_that_failed_is_not_run(trt: FakeBuilderRT, bundle: Path, pict
     assert result.exit_code == 1
     assert "engine failed its verification" in result.stderr.splitlines()[-1]
     assert result.stdout == ""
+
+
+def test_a_product_that_cannot_be_is_told_before_minutes_of_building(
+    trt: FakeBuilderRT, tmp_path: Path, picture: Path
+) -> None:
+    silent = write_tiny_bundle(tmp_path / "silent")
+    result = run(picture, silent, "--backend", "tensorrt", "--product", "road damage")
+    assert (result.exit_code, trt.built) == (1, 0)
+    assert "the bundle has no product 'road damage' and no text encoder" in result.stderr
+    score(run(picture, silent, "--backend", "tensorrt", "--product", "metal_nut"))
 
 
 def test_a_failed_text_encoder_is_refused_where_it_is_needed(trt: FakeBuilderRT, bundle: Path, picture: Path) -> None:
