@@ -13,6 +13,7 @@ from pathlib import Path
 
 PACKAGES = ("numpy", "onnxruntime", "opencv-python-headless", "opencv-python", "Pillow", "torch")
 LEAST_ROUNDS = 5
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # as acd-edge does: both sides of a comparison start without it
 
 
 def interleaved(
