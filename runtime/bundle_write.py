@@ -113,14 +113,24 @@ def _check_names(files: Mapping[str, Path | bytes]) -> None:
 
 
 def check_target(path: Path, force: bool) -> None:
-    """Refuse a place that is in use, and with `force` one that holds anything but a bundle."""
+    """Refuse a place that is in use or cannot be written, and with `force` one that holds anything but a bundle."""
     if not os.path.lexists(path):
+        _check_parent(path)
         return
     if not force:
         raise OutputError(f"{path} exists already; add --force to replace it, or choose another place with -o")
     ours = (path / MANIFEST).is_file() if path.is_dir() else path.suffix == ZIP_SUFFIX and zipfile.is_zipfile(path)
     if not ours and not (path.is_dir() and not any(path.iterdir())):
         raise OutputError(f"{path} is not a bundle, so it is not replaced; choose another place with -o")
+
+
+def _check_parent(path: Path) -> None:
+    """What would be found only after the work: the folder that is to hold `path` cannot."""
+    parent = next(each for each in path.absolute().parents if os.path.lexists(each))
+    if not parent.is_dir():
+        raise OutputError(f"{path} cannot be written: {parent} is no folder; choose another place with -o")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise OutputError(f"{path} cannot be written: {parent} may not be written; choose another place with -o")
 
 
 def _place(content: Path | bytes, target: Path, *, link: bool = False) -> None:

@@ -17,7 +17,7 @@ from acd_edge.cli import cli
 from acd_edge.errors import AcdEdgeError, BundleError, ConfigError, OutputError
 from acd_edge.runtime.bundle import Bundle, Golden, threshold_of, write_bundle
 from acd_edge.runtime.bundle_files import load_npz
-from acd_edge.runtime.bundle_write import rewrite_bundle
+from acd_edge.runtime.bundle_write import check_target, rewrite_bundle
 from acd_edge.runtime.manifest import manifest_from_json, seal
 from acd_edge.runtime.prompts import DEFAULT_PROMPTS, PromptEnsemble, average, parse_product
 from tests.tiny_bundle import tiny_features, tiny_golden, tiny_manifest, write_tiny_bundle
@@ -60,6 +60,19 @@ def test_a_zip_of_the_same_content_has_the_same_bytes(tmp_path: Path, monkeypatc
     with zipfile.ZipFile(tmp_path / "b.acd") as archive:
         assert {each.compress_type for each in archive.infolist()} == {zipfile.ZIP_STORED}
         assert archive.testzip() is None
+
+
+def test_a_place_below_a_file_or_a_folder_of_others_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="file is no folder; choose"):
+        check_target(tmp_path / "file" / "deep" / "b", force=False)
+    check_target(tmp_path / "new" / "deep" / "b", force=False)  # folders that are not there are made
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(OutputError, match="may not be written; choose"):
+        check_target(tmp_path / "new" / "b", force=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def change_manifest(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
