@@ -166,9 +166,10 @@ def table(trials: Sequence[Trial], kept: Trial, max_drop: float) -> str:
     width = max(len(trial.name) for trial in trials)
     lines = [f"{'':<{width}}{'MB':>9}{'pixel AUROC':>13}{'drop':>8}{'speed':>8}{'of rounds':>16}"]
     lines += [_line(trial, width, "kept" if trial is kept else _why_not(trial, max_drop)) for trial in trials]
+    lines.append(_verdict(trials, kept, max_drop))
     if ties := near_ties(trials, kept, max_drop):
-        lines.append(f"within the spread of its rounds: {', '.join(trial.name for trial in ties)}")
-    return "\n".join([*lines, _verdict(trials, kept, max_drop)])
+        lines.append(f"may be as fast, judging by the rounds: {', '.join(trial.name for trial in ties)}")
+    return "\n".join(lines)
 
 
 def rows(trials: Sequence[Trial], kept: Trial) -> list[dict[str, Any]]:
