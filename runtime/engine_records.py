@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timezone
@@ -192,8 +193,13 @@ class Stamp:
 
 
 def gpu_name(device: Device) -> str:
-    """The GPU as a key has it; the modules of a Jetson family share a name, and the memory tells them apart."""
-    return f"{device.name}, compute capability {device.compute_capability}, {round(device.total_bytes / _GIB)} GiB"
+    """The GPU as a key has it; the modules of a Jetson family share a name, and the memory tells them apart.
+
+    They have 4, 8, 16, 32, 64 or 128 GiB, of which the system sees what the firmware leaves, and that changes with
+    settings: an Orin Nano of 8 GiB shows 7.44, and 60 MiB more would be another whole number.
+    """
+    size = 2 ** round(math.log2(max(device.total_bytes / _GIB, 1)))
+    return f"{device.name}, compute capability {device.compute_capability}, about {size} GiB"
 
 
 def now() -> str:
