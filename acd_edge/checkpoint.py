@@ -35,6 +35,7 @@ __all__ = [
     "read_config",
     "read_info",
     "save_checkpoint",
+    "write_tensors",
 ]
 
 SCHEMA = 1
@@ -127,8 +128,6 @@ def save_checkpoint(
         OutputError: the place is in use or cannot be written.
         CheckpointError: a weight is NaN or infinite.
     """
-    from safetensors.torch import save_file
-
     if model.backbone is None:
         raise CheckpointError("the model does not know its backbone; make it with build_model or load_checkpoint")
     state = {name: tensor.detach().float().cpu().contiguous() for name, tensor in model.adapter_state().items()}
@@ -139,7 +138,7 @@ def save_checkpoint(
         _write_json(folder / CONFIG, content)
         for name, text in (texts or {}).items():
             (folder / name).write_text(text, encoding="utf-8")
-        save_file(state, folder / ADAPTERS)
+        write_tensors(folder / ADAPTERS, state)
         record = _embed(folder / EMBEDDED, model.config, model.backbone) if embed else model.backbone
         _write_json(folder / BACKBONE, record.to_dict())
 
@@ -218,14 +217,27 @@ def _recorded_place(info: CheckpointInfo) -> Path | None:
 
 def _embed(target: Path, config: ModelConfig, record: BackboneRecord) -> BackboneRecord:
     """Write the backbone's weights into a checkpoint; their record there."""
-    from safetensors.torch import save_file
-
     from acd_edge.model.weights import embedded_tensors, read_backbone, sha256_of
 
     place = None if config.backbone == "compact" else Path(record.found_at)
     tensors = embedded_tensors(read_backbone(config, place, trust=True, sha256=record.sha256))
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, target)
+    write_tensors(target, tensors)
     return BackboneRecord(name=record.name, sha256=sha256_of(target), found_at=EMBEDDED)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file.
+
+    Raises:
+        OutputError: the place cannot be written; safetensors has an error of its own for that, a full disk included.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    except (OSError, SafetensorError) as error:
+        raise OutputError(f"{path} cannot be written: {error}") from error
 
 
 def _check_finite(state: Mapping[str, Tensor], where: str) -> None:

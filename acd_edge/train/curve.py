@@ -103,8 +103,8 @@ def _rows(path: Path, done: int) -> list[list[str]]:
         with path.open(newline="", encoding="utf-8") as file:
             head, *rows = csv.reader(file)
     except (OSError, ValueError, csv.Error) as error:
-        raise CheckpointError(f"cannot read {path} ({error}); train anew without --resume") from error
+        raise CheckpointError(f"cannot read {path} ({error}); train anew with --force") from error
     kept = rows[:done]
     if tuple(head) != COLUMNS or [row[:1] for row in kept] != [[str(step)] for step in range(1, done + 1)]:
-        raise CheckpointError(f"{path} does not hold the {done} steps that were done; train anew without --resume")
+        raise CheckpointError(f"{path} does not hold the {done} steps that were done; train anew with --force")
     return kept

@@ -20,7 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from acd_edge.checkpoint import check_target, save_checkpoint
+from acd_edge.checkpoint import check_target, save_checkpoint, write_tensors
 from acd_edge.config import ModelConfig
 from acd_edge.data.samples import Sample
 from acd_edge.data.zero_shot import RECORD_FILE, TrainingRecord, training_record
@@ -89,12 +89,10 @@ class RunFolder:
 
     def save(self, run: TrainRun, trainer: Trainer) -> None:
         """Replace the saved state by the trainer's."""
-        from safetensors.torch import save_file
-
         self.path.mkdir(parents=True, exist_ok=True)
         (self.path / "run.json").write_text(json.dumps(run.to_dict(), indent=2) + "\n", encoding="utf-8")
         fresh = self.path / "state.safetensors.new"
-        save_file({name: tensor.contiguous() for name, tensor in trainer.state().items()}, fresh)
+        write_tensors(fresh, trainer.state())
         os.replace(fresh, self.path / "state.safetensors")
 
     def load(self, run: TrainRun, trainer: Trainer) -> None:
@@ -103,6 +101,7 @@ class RunFolder:
         Raises:
             CheckpointError: there is none, or it was asked something else; the first difference is named.
         """
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         if not self.exists:
@@ -110,8 +109,8 @@ class RunFolder:
         try:
             asked = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
             state = load_file(self.path / "state.safetensors")
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"cannot read {self.path} ({error}); train anew without --resume") from error
+        except (OSError, ValueError, SafetensorError) as error:
+            raise CheckpointError(f"cannot read {self.path} ({error}); train anew with --force") from error
         if difference := _first_difference(asked, run.to_dict()):
             raise CheckpointError(f"{self.path} was started with {difference}; give the same, or leave --resume away")
         trainer.load_state(state)

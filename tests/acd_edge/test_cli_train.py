@@ -95,6 +95,26 @@ def test_an_unfinished_run_is_not_lost(data: Path, tmp_path: Path, monkeypatch: 
     spoiled = train(data, "--steps", "2", "-o", str(target), "--resume")
     assert spoiled.exit_code == 1
     assert "curve.csv does not hold the 1 steps" in spoiled.stderr
+    (tmp_path / "out.training" / "state.safetensors").write_bytes(b"cut short")
+    damaged = train(data, "--steps", "2", "-o", str(target), "--resume")
+    assert (damaged.exit_code, damaged.stderr.count("Error:")) == (1, 1)
+    assert "cannot read" in damaged.stderr
+    assert "train anew with --force" in damaged.stderr
+
+
+def test_a_full_disk_is_one_line(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """safetensors has an error of its own for it, which is no OSError."""
+    import safetensors.torch
+
+    def full(*_: object) -> None:
+        raise safetensors.SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    refused = train(data, "--steps", "1", "-o", str(tmp_path / "out"))
+    assert (refused.exit_code, refused.stderr.count("Error:")) == (1, 1)
+    assert "cannot be written" in refused.stderr
+    assert "No space left on device" in refused.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_half_precision_in_parts_with_tensorboard(data: Path, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def test_a_curve_of_other_steps_is_refused(tmp_path: Path, content: str | None) 
     path = tmp_path / "curve.csv"
     if content is not None:
         path.write_text(content)
-    with pytest.raises(CheckpointError, match="train anew without --resume"):
+    with pytest.raises(CheckpointError, match="train anew with --force"):
         CsvCurve(path, RECIPE, 2)
 
 
