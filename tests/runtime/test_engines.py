@@ -134,7 +134,7 @@ def test_two_modules_of_one_family_are_two_devices() -> None:
     ("module", "seen"), [(4, 3330), (8, 7620), (16, 15656), (32, 30697), (64, 62841), (128, 125772)]
 )
 def test_a_little_more_for_the_firmware_is_no_other_device(module: int, seen: int) -> None:
-    """About what Orin and Thor modules show, in MiB; a setting that takes a twentieth of it must not void the engines."""
+    """About what Orin and Thor modules show, in MiB; a setting that takes a twentieth must not void the engines."""
     names = {gpu_name(replace(DEVICE, total_bytes=int(seen * share) << 20)) for share in (0.95, 0.99, 1.0, 1.01, 1.05)}
     assert names == {f"Orin, compute capability 8.7, about {module} GiB"}
 
