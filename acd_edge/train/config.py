@@ -25,8 +25,8 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
 class TrainConfig:
     """A recipe.
 
-    Adam, rates, decay and batch are the authors' by default. The mixture of pictures and the weight average are those of
-    the built-in model (docs/evaluations.md).
+    Adam, rates, decay and batch are the authors' by default. The mixture of pictures and the weight average are those
+    of the built-in model (docs/evaluations.md).
 
     Attributes:
         steps: optimiser steps; None takes as many as `epochs` rounds through the pictures need.
