@@ -196,7 +196,7 @@ def test_groups_can_be_left_out(folded: FoldedAcdClip, plan: Int8Plan) -> None:
 def test_a_block_that_normalises_after_its_sums_cannot_be_evened(folded: FoldedAcdClip, plan: Int8Plan) -> None:
     """Its LayerNorm's output is the stream itself: dividing it would change the model."""
     after = copy.deepcopy(folded)
-    after.blocks[1].post_norm = True
+    after.blocks[1].post_norm = True  # type: ignore[assignment]
     with pytest.raises(ExportError, match=r"blocks\.1 normalises after its sums"):
         smoothed(after, plan.smoothing)
 
