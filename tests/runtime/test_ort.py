@@ -199,4 +199,3 @@ def test_a_library_that_cannot_be_loaded_is_one_line(tmp_path: Path, monkeypatch
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(MissingExtra, match=r"cannot be loaded \(libgomp: static TLS block\); install it again"):
         open_backend(GraphFile(path=Path("model.onnx")), backend="onnxruntime")
-    monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
