@@ -40,6 +40,8 @@ BUILTIN_LICENCE = f"research use only, see {LICENCE_FILE}"
               help="Choose the precision: the fastest that loses no more pixel AUROC on --data.")  # fmt: skip
 @click.option("--data", type=click.Path(path_type=Path), multiple=True, metavar="DIR",
               help="Labelled pictures that --max-drop is judged on; none may lie in --calib.")  # fmt: skip
+@click.option("--root", type=click.Path(path_type=Path), help="What paths in a .jsonl list of --data are relative to.")
+@click.option("--layout", metavar="NAME", help="The data set's name, where the folder of --data does not tell it.")
 @click.option("--backend", type=click.Choice(BACKEND_NAMES), help="What --max-drop measures on.")
 @click.option("--size", type=click.IntRange(min=1), help="Input side in pixels; the checkpoint's own unless given.")
 @click.option("--domain", type=click.Choice(DOMAINS), help="Use that smoothing and score mix are for.")
@@ -63,6 +65,8 @@ def command(
     calib_count: int | None,
     max_drop: float | None,
     data: tuple[Path, ...],
+    root: Path | None,
+    layout: str | None,
     backend: str | None,
     size: int | None,
     domain: Domain | None,
@@ -82,7 +86,7 @@ def command(
     """
     wanted = Wanted(
         fp16=fp16, fp32=fp32, bf16=bf16, int8=int8, calib=calib, calib_method=calib_method, calib_count=calib_count,
-        max_drop=max_drop, data=data, backend=backend,
+        max_drop=max_drop, data=data, root=root, layout=layout, backend=backend,
     )  # fmt: skip
     from acd_edge.checkpoint import builtin_checkpoint, load_checkpoint, read_info
     from acd_edge.cli.export_search import judges_of, search_precision

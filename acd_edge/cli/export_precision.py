@@ -42,6 +42,8 @@ class Wanted:
     calib_count: int | None = None
     max_drop: float | None = None
     data: tuple[Path, ...] = ()
+    root: Path | None = None
+    layout: str | None = None
     backend: str | None = None
 
     def __post_init__(self) -> None:
@@ -63,7 +65,8 @@ class Wanted:
 
     def _check_search(self) -> None:
         if self.max_drop is None:
-            for flag, given in (("--data", self.data), ("--backend", self.backend)):
+            of_search = {"--data": self.data, "--root": self.root, "--layout": self.layout, "--backend": self.backend}
+            for flag, given in of_search.items():
                 if given:
                     raise UsageError(f"{flag} is for --max-drop; add it, or leave {flag} away")
             return

@@ -103,7 +103,7 @@ def judges_of(wanted: Wanted) -> Judges:
     """
     from acd_edge.data.samples import load_data
 
-    samples = load_data(wanted.data, split="test")
+    samples = load_data(wanted.data, wanted.root, split="test", layout=wanted.layout)
     told = ", ".join(map(str, wanted.data))
     if not any(sample.label for sample in samples):
         raise DataError(f"{told} holds no defective picture, so there is no pixel AUROC that could drop")

@@ -19,8 +19,8 @@ from PIL import Image
 from acd_edge.cli import cli
 from acd_edge.cli.backend import BackendFlags
 from acd_edge.cli.export_precision import Wanted
-from acd_edge.cli.export_search import Judges, _backend, _Bench, _Told
-from acd_edge.errors import DataError, DeviceError, ExportError, OutputError, UsageError
+from acd_edge.cli.export_search import Judges, _backend, _Bench, _Told, judges_of
+from acd_edge.errors import ConfigError, DataError, DeviceError, ExportError, OutputError, UsageError
 from acd_edge.export.bundle import ExportOptions
 from acd_edge.export.int8 import Int8Plan, observe_inputs
 from acd_edge.export.search import (
@@ -132,6 +132,8 @@ def test_a_layer_that_int8_ruins_comes_first() -> None:
         ({"calib_count": 3}, "add --calib"),
         ({"data": (Path(),)}, "for --max-drop"),
         ({"backend": "auto"}, "for --max-drop"),
+        ({"root": Path()}, "--root is for --max-drop"),
+        ({"layout": "visa"}, "--layout is for --max-drop"),
         ({"max_drop": 0.1}, "needs --data"),
         ({"max_drop": float("nan"), "data": (Path(),)}, "from 0 to 100, got nan"),
         ({"max_drop": 0.1, "data": (Path(),), "int8": True, "calib": Path()}, "chooses the precision"),
@@ -141,6 +143,27 @@ def test_a_layer_that_int8_ruins_comes_first() -> None:
 def test_flags_that_do_not_go_together(flags: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         Wanted(**flags)
+
+
+def test_a_list_has_its_root_and_a_folder_its_layout(tmp_path: Path) -> None:
+    pictures = tmp_path / "elsewhere"
+    pictures.mkdir()
+    lines = []
+    for name, label in (("bad", 1), ("good", 0)):
+        Image.new("RGB", (8, 8)).save(pictures / f"{name}.png")
+        line = {"image_path": f"{name}.png", "label": label, "class_name": "lid"}
+        if label:
+            Image.new("L", (8, 8), 255).save(pictures / "mask.png")
+            line["mask_path"] = "mask.png"
+        lines.append(json.dumps(line))
+    listed = tmp_path / "list.jsonl"
+    listed.write_text("\n".join(lines))
+    wanted = Wanted(max_drop=0.1, data=(listed,), root=pictures)
+    assert [sample.image.name for sample in judges_of(wanted).samples] == ["bad.png", "good.png"]
+    with pytest.raises(DataError, match=r"bad\.png"):
+        judges_of(replace(wanted, root=None))
+    with pytest.raises(ConfigError, match="--layout nothing is no data set"):
+        judges_of(replace(wanted, data=(pictures,), layout="nothing"))
 
 
 def test_engines_are_measured_where_tensorrt_and_a_gpu_are(monkeypatch: pytest.MonkeyPatch) -> None:
