@@ -132,6 +132,7 @@ def _measured(scene: _Scene, detector: Detector, sources: Sequence[Source], voic
             soak.each(measured, times)
 
     keep = _KEEPS if soak is None else _SOAK_KEEPS
+    voice.say(f"a first frame and {config.length.warm_up} to warm up, then what counts")
     measured = measure(detector, sources, config.length, keep=keep, each=each)
     if soak is not None:
         soak.finish(measured)

@@ -235,6 +235,7 @@ def test_a_stream_from_the_command_line(bundle: Path, tmp_path: Path, monkeypatc
     finally:
         server.shutdown()
     assert result.exit_code == 1  # it ended before 200 frames
+    assert "a first frame and 1 to warm up" in result.stderr
     assert f"ended after {FRAMES} frames" in result.stderr
     assert "to the decision: from the moment OpenCV gave the frame" in result.stdout
     assert "secret" not in result.output + (tmp_path / "a.json").read_text()
@@ -430,7 +431,7 @@ def test_energy_of_a_frame_above_idle(bundle: Path, tmp_path: Path) -> None:
     assert (energy["idle_watts"], energy["mean_watts"]) == (5.0, 8.0)
     assert energy["joules_per_frame"] / energy["joules_per_frame_above_idle"] == pytest.approx(8 / 3, rel=0.01)
     assert energy["source"] == "power monitors in sysfs: VDD_IN"
-    assert said == ["idle power for 0.05 s"]
+    assert said[0] == "idle power for 0.05 s"
     state = values["state_after"]
     assert (state["power_mode"]["name"], state["clocks_locked"]) == ("MAXN_SUPER", True)
     assert values["machine"]["jetson"]["jetpack"] == "6.2"
