@@ -229,15 +229,15 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write a safetensors file.
 
     Raises:
-        OutputError: the place cannot be written; safetensors has an error of its own for that, a full disk included.
+        OSError: the place cannot be written; safetensors has an error of its own for that, a full disk included.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     try:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
-    except (OSError, SafetensorError) as error:
-        raise OutputError(f"{path} cannot be written: {error}") from error
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
 
 
 def _check_finite(state: Mapping[str, Tensor], where: str) -> None:

@@ -88,12 +88,20 @@ class RunFolder:
         self.remove()
 
     def save(self, run: TrainRun, trainer: Trainer) -> None:
-        """Replace the saved state by the trainer's."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        (self.path / "run.json").write_text(json.dumps(run.to_dict(), indent=2) + "\n", encoding="utf-8")
+        """Replace the saved state by the trainer's.
+
+        Raises:
+            OutputError: the place cannot be written; the state before is as it was.
+        """
         fresh = self.path / "state.safetensors.new"
-        write_tensors(fresh, trainer.state())
-        os.replace(fresh, self.path / "state.safetensors")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            (self.path / "run.json").write_text(json.dumps(run.to_dict(), indent=2) + "\n", encoding="utf-8")
+            write_tensors(fresh, trainer.state())
+            os.replace(fresh, self.path / "state.safetensors")
+        except OSError as error:
+            fresh.unlink(missing_ok=True)
+            raise OutputError(f"{self.path} cannot be written: {error}") from error
 
     def load(self, run: TrainRun, trainer: Trainer) -> None:
         """Take the saved state into the trainer.

@@ -102,7 +102,8 @@ def test_an_unfinished_run_is_not_lost(data: Path, tmp_path: Path, monkeypatch: 
     assert "train anew with --force" in damaged.stderr
 
 
-def test_a_full_disk_is_one_line(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("steps", ["1", "2"])  # the checkpoint at the end, the state on the way
+def test_a_full_disk_is_one_line(steps: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """safetensors has an error of its own for it, which is no OSError."""
     import safetensors.torch
 
@@ -110,7 +111,8 @@ def test_a_full_disk_is_one_line(data: Path, tmp_path: Path, monkeypatch: pytest
         raise safetensors.SafetensorError("I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr(safetensors.torch, "save_file", full)
-    refused = train(data, "--steps", "1", "-o", str(tmp_path / "out"))
+    monkeypatch.setattr("acd_edge.train.run.SAVE_EVERY", 1)
+    refused = train(data, "--steps", steps, "-o", str(tmp_path / "out"))
     assert (refused.exit_code, refused.stderr.count("Error:")) == (1, 1)
     assert "cannot be written" in refused.stderr
     assert "No space left on device" in refused.stderr
