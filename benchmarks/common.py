@@ -7,6 +7,7 @@ import os
 import platform
 import statistics
 import sys
+import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -33,6 +34,17 @@ def interleaved(
             if number >= warm_up:
                 found[name].append(value)
     return found
+
+
+def seconds_of(work: Callable[[], object]) -> Callable[[], float]:
+    """The call, timed."""
+
+    def timed() -> float:
+        began = time.perf_counter()
+        work()
+        return time.perf_counter() - began
+
+    return timed
 
 
 def spread(values: list[float]) -> dict[str, float]:

@@ -37,8 +37,8 @@ from acd_edge.runtime import Detector
 from acd_edge.runtime.backends import BackendOptions, OpenVinoPrecision
 from acd_edge.runtime.preprocess import resize
 from acd_edge.runtime.prompts import DEFAULT_PRODUCT
-from benchmarks.common import LEAST_ROUNDS, interleaved, machine, ratio, spread
-from benchmarks.vitl_onnxruntime import acd_edge, bundle_of, eager, seconds_of
+from benchmarks.common import LEAST_ROUNDS, interleaved, machine, ratio, seconds_of, spread
+from benchmarks.vitl_onnxruntime import acd_edge, bundle_of, eager
 from tests.oracle import seeded_picture
 
 THREADS, SEED = 2, 7

@@ -10,8 +10,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, os.fspath(Path(__file__).resolve().parents[1]))
@@ -20,22 +18,11 @@ import numpy as np
 from PIL import Image
 
 from acd_edge.runtime.overlay import draw_overlay, heat_colours
-from benchmarks.common import LEAST_ROUNDS, finish, interleaved, ratio, spread
+from benchmarks.common import LEAST_ROUNDS, finish, interleaved, ratio, seconds_of, spread
 from tests.heat_oracle import heated_in_floats
 
 BAR = 0.5
 HEIGHT, WIDTH = 1080, 1920
-
-
-def seconds_of(call: Callable[[], object]) -> Callable[[], float]:
-    """A call that tells how long it took."""
-
-    def measure() -> float:
-        began = time.perf_counter()
-        call()
-        return time.perf_counter() - began
-
-    return measure
 
 
 def main() -> None:

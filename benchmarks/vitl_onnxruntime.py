@@ -13,7 +13,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,7 +25,7 @@ import torch
 from acd_edge.runtime import Detector
 from acd_edge.runtime.backends import BackendOptions
 from acd_edge.runtime.preprocess import resize
-from benchmarks.common import LEAST_ROUNDS, finish, interleaved, ratio, spread
+from benchmarks.common import LEAST_ROUNDS, finish, interleaved, ratio, seconds_of, spread
 from tests.oracle import VIT_L_14_336, Oracle, seeded_adapter, seeded_clip, seeded_picture, sentences
 
 THREADS, GROUPS, SIZE, SEED, BAR = 2, 3, 518, 7, 2.7
@@ -81,17 +80,6 @@ def measure(folder: Path, rounds: int) -> dict[str, object]:
         "seconds": {name: spread(values) for name, values in took.items()},
         "times_faster": ratio(took, "eager", "exported"),
     }
-
-
-def seconds_of(work: Callable[[], object]) -> Callable[[], float]:
-    """The call, timed."""
-
-    def timed() -> float:
-        began = time.perf_counter()
-        work()
-        return time.perf_counter() - began
-
-    return timed
 
 
 def main() -> None:
