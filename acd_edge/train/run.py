@@ -93,14 +93,17 @@ class RunFolder:
         Raises:
             OutputError: the place cannot be written; the state before is as it was.
         """
-        fresh = self.path / "state.safetensors.new"
+        asked, state = self.path / "run.json", self.path / "state.safetensors"
+        fresh = {place: place.with_name(f"{place.name}.new") for place in (asked, state)}
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            (self.path / "run.json").write_text(json.dumps(run.to_dict(), indent=2) + "\n", encoding="utf-8")
-            write_tensors(fresh, trainer.state())
-            os.replace(fresh, self.path / "state.safetensors")
+            fresh[asked].write_text(json.dumps(run.to_dict(), indent=2) + "\n", encoding="utf-8")
+            write_tensors(fresh[state], trainer.state())
+            for place, new in fresh.items():
+                os.replace(new, place)
         except OSError as error:
-            fresh.unlink(missing_ok=True)
+            for new in fresh.values():
+                new.unlink(missing_ok=True)
             raise OutputError(f"{self.path} cannot be written: {error}") from error
 
     def load(self, run: TrainRun, trainer: Trainer) -> None:

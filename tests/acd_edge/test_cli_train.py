@@ -119,6 +119,29 @@ def test_a_full_disk_is_one_line(steps: str, data: Path, tmp_path: Path, monkeyp
     assert not (tmp_path / "out").exists()
 
 
+def test_a_disk_that_fills_up_leaves_the_state_before(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, saves = Path.write_text, 0
+
+    def filling(path: Path, text: str, encoding: str | None = None) -> int:
+        nonlocal saves
+        saves += path.name.startswith("run.json")
+        if saves < 2:
+            return write(path, text, encoding)
+        write(path, "", encoding)  # as `open` leaves it
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("acd_edge.train.run.SAVE_EVERY", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", filling)
+        refused = train(data, "--steps", "3", "-o", str(tmp_path / "out"))
+    assert (refused.exit_code, refused.stderr.count("No space left on device")) == (1, 1)
+    assert not list(tmp_path.glob("out.training/*.new"))
+    resumed = train(data, "--steps", "3", "-o", str(tmp_path / "out"), "--resume")
+    assert resumed.exit_code == 0, resumed.output
+
+
 def test_half_precision_in_parts_with_tensorboard(data: Path, tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     flags = ["--steps", "2", "--precision", "bf16", "--accumulate", "2", "--tensorboard", str(tmp_path / "board")]
