@@ -23,7 +23,7 @@ from acd_edge.runtime.backends import BACKENDS
 from tests.fake_jetson import agx_orin, board, jetpack_5, laptop, orin_nano, thor, write
 
 GIB = 1 << 30
-VENV = Path("/home/me/.venv")
+VENV = Path("/opt/me/.venv")
 
 # Libraries as they answer where all is well.
 
@@ -32,7 +32,7 @@ JETPACK_OPENCV = Report(
            "ffmpeg": False, "v4l": True, "cuda": False},
 )  # fmt: skip
 PIP_OPENCV = Report(
-    "ok", {"version": "4.11.0", "file": "/home/me/.venv/lib/python3.10/site-packages/cv2/__init__.py",
+    "ok", {"version": "4.11.0", "file": "/opt/me/.venv/lib/python3.10/site-packages/cv2/__init__.py",
            "gstreamer": False, "ffmpeg": True, "v4l": True, "cuda": False},
 )  # fmt: skip
 TENSORRT = Report(
@@ -47,7 +47,7 @@ ORIN = Report(
 NO_GPU = Report("broken", {"kernel_driver": None}, "there is no NVIDIA driver that this CUDA can use")
 ORT = Report("ok", {"version": "1.23.2", "providers": {"CPUExecutionProvider": {"usable": True, "why": ""}}})
 OPENVINO = Report("ok", {"version": "2026.4.1", "devices": {"CPU": {"name": "EPYC", "precisions": ["FP32", "INT8"]}}})
-ENGINES = Report("ok", {"cache": "/home/me/.cache/acd-edge", "free_bytes": 50 * GIB, "engines": []})
+ENGINES = Report("ok", {"cache": "/opt/me/.cache/acd-edge", "free_bytes": 50 * GIB, "engines": []})
 ENGINE = {
     "folder": "/e", "state": "verified", "made_at": "2026-11-22T07:00:00+00:00", "bytes": 47_000_000,
     "precision": "fp16", "part": "model", "bundle": "compact", "graph": "1f" * 32, "tensorrt": "10.16.2.10",
@@ -154,14 +154,14 @@ class Case(NamedTuple):
 
 
 NUMPY_2 = Report("broken", {}, "ImportError: numpy.core.multiarray failed to import")
-ELSEWHERE = Report("broken", {"file": "/home/me/numpy.py"}, "AttributeError: no attribute")
+ELSEWHERE = Report("broken", {"file": "/opt/me/numpy.py"}, "AttributeError: no attribute")
 NO_LIBGL = Report("broken", {}, "ImportError: libGL.so.1: cannot open shared object file")
 NULL = {"builder": False, "null": True, "why": "pybind11::init(): factory function returned nullptr"}
 SAID = [{"text": "TensorRT 10.3, …: reported wrong maps", "severity": "verify first", "pattern": "fp16"}]
 REFUSED = [{"text": "TensorRT 11.2, …: miscompiled", "severity": "refuse", "pattern": "a maximum"}]
 TWO_OPENCVS = {"opencv_python": "4.11.0", "opencv_python_headless": "4.11.0"}
 TWO_RUNTIMES = {"onnxruntime": "1.23.2", "onnxruntime_gpu": "1.23.2"}
-HIDDEN = "sed -i 's/^include-system-site-packages.*/include-system-site-packages = true/' /home/me/.venv/pyvenv.cfg"
+HIDDEN = "sed -i 's/^include-system-site-packages.*/include-system-site-packages = true/' /opt/me/.venv/pyvenv.cfg"
 
 CASES = [
     # the machine
@@ -184,9 +184,9 @@ CASES = [
         under(f, "3.11.9", system="cv2 tensorrt"), tensorrt=ABSENT), "/usr/bin/python3.10 -m venv"),
     Case("numpy-broken", pc, lambda f: using(f, numpy=NUMPY_2), "pip install --force-reinstall numpy"),
     Case("numpy-broken", nano, lambda f: using(f, numpy=NUMPY_2), "pip install --force-reinstall 'numpy<2'"),
-    Case("numpy-broken", pc, lambda f: using(f, numpy=ELSEWHERE), "unset PYTHONPATH  # or rename /home/me/numpy.py"),
+    Case("numpy-broken", pc, lambda f: using(f, numpy=ELSEWHERE), "unset PYTHONPATH  # or rename /opt/me/numpy.py"),
     # OpenCV
-    Case("opencv-broken", pc, lambda f: using(f, opencv=ELSEWHERE), "unset PYTHONPATH  # or rename /home/me/numpy.py"),
+    Case("opencv-broken", pc, lambda f: using(f, opencv=ELSEWHERE), "unset PYTHONPATH  # or rename /opt/me/numpy.py"),
     Case("no-opencv", pc, lambda f: using(f, opencv=ABSENT), "pip install 'acd-edge[cpu]'"),
     Case("no-opencv", nano, lambda f: using(f, opencv=ABSENT), "apt-get install nvidia-opencv"),
     Case("no-opencv", nano, lambda f: using(
@@ -346,11 +346,11 @@ def test_zram_is_no_swap(tmp_path: Path) -> None:
 
 def test_pip_is_that_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Called as .venv/bin/acd-edge, nothing is activated, and a bare `pip` would be another one."""
-    monkeypatch.setattr("sys.prefix", "/home/me/.venv")
+    monkeypatch.setattr("sys.prefix", "/opt/me/.venv")
     monkeypatch.delenv("VIRTUAL_ENV", raising=False)
     found = gather(laptop(tmp_path), lambda _: None, {"opencv": ABSENT})
-    assert fix_of(found, "no-opencv") == "/home/me/.venv/bin/pip install 'acd-edge[cpu]'"
-    monkeypatch.setenv("VIRTUAL_ENV", "/home/me/.venv")
+    assert fix_of(found, "no-opencv") == "/opt/me/.venv/bin/pip install 'acd-edge[cpu]'"
+    monkeypatch.setenv("VIRTUAL_ENV", "/opt/me/.venv")
     found = gather(laptop(tmp_path), lambda _: None, {"opencv": ABSENT})
     assert fix_of(found, "no-opencv") == "pip install 'acd-edge[cpu]'"
 
@@ -366,7 +366,7 @@ def test_an_environment_sees_the_system_when_its_path_does(
 
 def test_conda_on_a_jetson_is_told_to_take_the_systems_python(tmp_path: Path) -> None:
     hidden = under(nano(tmp_path), "3.10.12", sees_system=False, system="cv2 tensorrt")
-    conda = machine(hidden, python=replace(hidden.machine.python, environment=None, base="/home/me/miniconda3"))
+    conda = machine(hidden, python=replace(hidden.machine.python, environment=None, base="/opt/me/miniconda3"))
     assert fix_of(conda, "hidden-packages").startswith("/usr/bin/python3.10 -m venv --system-site-packages .venv")
     assert fix_of(hidden, "hidden-packages") == HIDDEN
 
