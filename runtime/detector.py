@@ -264,7 +264,7 @@ def check_product(bundle: Bundle, product: str) -> None:
         UnknownProduct: see `Detector.set_product`.
     """
     if bundle.text_encoder_file is None and not _is_carried(bundle, product):
-        raise UnknownProduct(_unknown(product, tuple(bundle.text_features)))
+        raise UnknownProduct(_unknown(product, bundle.manifest.products))
 
 
 def _is_carried(bundle: Bundle, product: str) -> bool:
@@ -273,9 +273,15 @@ def _is_carried(bundle: Bundle, product: str) -> bool:
     return name in known and ("=" not in product or known[name] == words)
 
 
-def _unknown(product: str, products: tuple[str, ...]) -> str:
-    near = difflib.get_close_matches(parse_product(product)[0], products, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"it knows {', '.join(products[:10])}."
+def _unknown(product: str, products: Mapping[str, str]) -> str:
+    name, _ = parse_product(product)
+    near = difflib.get_close_matches(name, products, n=3, cutoff=0.5)
+    if name in products:
+        hint = f"its {name} stands for {products[name]!r}: --product '{name}={products[name]}'."
+    elif near:
+        hint = f"did you mean {' or '.join(near)}?"
+    else:
+        hint = f"it knows {', '.join(list(products)[:10])}."
     return (
         f"the bundle has no product {product!r} and no text encoder to make one; {hint} "
         f"Add it with: acd-edge export --product {product!r}, or --with-text-encoder for any name"

@@ -105,7 +105,7 @@ def test_new_features_are_unit_length_and_computed_once(talking_bundle: Path) ->
     [
         ("metal_nutt", "did you mean metal_nut?"),
         ("zzz", "it knows object, metal_nut"),
-        ("object=brick", "no product 'object=brick'"),  # known name, other words: cannot be made
+        ("object=brick", "its object stands for 'object': --product 'object=object'"),  # other words cannot be made
     ],
 )
 def test_unknown_product_names_the_nearest(bundle: Path, product: str, hint: str) -> None:
