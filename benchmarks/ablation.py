@@ -25,11 +25,13 @@ from pathlib import Path
 
 import click
 
+from acd_edge.config import ABLATIONS
+
 ROWS = {
-    "LoRA, static": {"vision_adapter": "lora", "fusion": "static"},
-    "Conv-LoRA, static": {"vision_adapter": "conv_lora", "fusion": "static"},
-    "LoRA, gateway": {"vision_adapter": "lora", "fusion": "gateway"},
-    "both": {"vision_adapter": "conv_lora", "fusion": "gateway"},
+    "LoRA, static": ABLATIONS["baseline"],
+    "Conv-LoRA, static": ABLATIONS["conv_lora"],
+    "LoRA, gateway": ABLATIONS["gateway"],
+    "both": ABLATIONS["both"],
 }
 PRESETS = ("paper", "reference")
 SEEDS = (0, 1, 2)

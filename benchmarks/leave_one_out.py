@@ -82,7 +82,7 @@ def _judge(model: AcdClip, samples: list[Sample], size: int, phrases: dict[str, 
     words = {name: phrases[name][0] for name in names if name in phrases}
     predictor = predictor_from_model(model, tokenizer_for(model.config))
     report = evaluate(predictor, samples, size=size, words=words)
-    return {"pixel_auroc": report.mean.pixel_auroc, "pixel_ap": report.mean.pixel_ap}
+    return {name: getattr(report.mean, name) for name in ("pixel_auroc", "pixel_ap", "image_auroc")}
 
 
 if __name__ == "__main__":

@@ -22,6 +22,8 @@ PAGES = [
     *sorted((ROOT / "docs").rglob("*.md")),
     ROOT / "acd_edge/builtin/MODEL_CARD.md",
     ROOT / "examples/README.md",
+    ROOT / "benchmarks/README.md",
+    ROOT / "CHANGELOG.md",
 ]
 FIRST, SECOND = (
     "python3 -m venv .venv && .venv/bin/pip install '.[cpu]' && .venv/bin/acd-edge run examples --save heatmaps",

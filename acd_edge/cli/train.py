@@ -33,19 +33,26 @@ _OF_RECIPE = ("steps", "batch", "accumulate", "precision", "seed")
 @click.option("--product", "products", multiple=True, metavar="CATEGORY='words'",
               help="What the prompts call a category; of several phrases one is drawn per picture.")  # fmt: skip
 @click.option("--domain", type=click.Choice(DOMAINS), help="Default domain of the model.")
-@click.option("--backbone", help="compact, or clip:NAME with a ViT of open_clip.")
+@click.option("--backbone", show_default=ModelConfig.backbone,
+              help="compact, or clip:NAME with a ViT of open_clip.")  # fmt: skip
 @click.option("--clip-weights", type=click.Path(path_type=Path), help="File with CLIP's weights, instead of the cache.")
 @click.option("--trust", is_flag=True, help="Read an archive of CLIP weights that OpenAI did not publish.")
-@click.option("--preset", type=click.Choice(list(PRESETS)), help="What fills the gaps that the paper leaves.")
-@click.option("--groups", type=int, help="N, the number of levels; it divides the depth of both towers.")
-@click.option("--size", type=int, help="Side of the input in pixels, a multiple of the patch.")
-@click.option("--steps", type=int, help="Optimiser steps.")
-@click.option("--batch", type=int, help="Pictures per step, over all processes.")
+@click.option("--preset", type=click.Choice(list(PRESETS)), show_default=ModelConfig.preset,
+              help="What fills the gaps that the paper leaves.")  # fmt: skip
+@click.option("--groups", type=int, show_default=str(ModelConfig.groups),
+              help="N, the number of levels; it divides the depth of both towers.")  # fmt: skip
+@click.option("--size", type=int, show_default=str(ModelConfig.size),
+              help="Side of the input in pixels, a multiple of the patch.")  # fmt: skip
+@click.option("--steps", type=int, show_default=str(TrainConfig.steps), help="Optimiser steps.")
+@click.option("--batch", type=int, show_default=str(TrainConfig.batch),
+              help="Pictures per step, over all processes.")  # fmt: skip
 @click.option("--accumulate", type=int, help="Work a batch off in that many parts: the same step with less memory.")
-@click.option("--precision", type=click.Choice(get_args(Precision)), help="fp32, or autocast to bf16 or fp16.")
-@click.option("--seed", type=int, help="Seed of everything.")
+@click.option("--precision", type=click.Choice(get_args(Precision)), show_default=TrainConfig.precision,
+              help="fp32, or autocast to bf16 or fp16.")  # fmt: skip
+@click.option("--seed", type=int, show_default=str(TrainConfig.seed), help="Seed of everything.")
 @click.option("--config", metavar="NAME|FILE",
-              help="Recipe of the package (paper, reference, builtin) or a JSON file; flags win over it.")  # fmt: skip
+              help="Recipe of the package (paper, reference, builtin) or a JSON file, in place of the defaults in "
+              "parentheses; flags win over it.")  # fmt: skip
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
               help="Where to compute; auto takes a GPU where there is one.")  # fmt: skip
 @click.option("--cache-memory", type=click.FloatRange(min=0), default=2.0, show_default=True, metavar="GB",
@@ -76,8 +83,8 @@ def command(
 ) -> None:
     """Train the adapters on labelled pictures and write a checkpoint.
 
-    Every picture under train/ and test/ with a label is used, unless the recipe wants test/ alone. Ctrl-C writes a
-    usable checkpoint of the steps done; the same command with --resume goes on from there.
+    Every picture under train/, valid/ and test/ with a label is used, unless the recipe wants test/ alone. Ctrl-C
+    writes a usable checkpoint of the steps done; the same command with --resume goes on from there.
 
     \b
     Several processes, one per GPU, on one machine or more (pip install 'acd-edge[distributed]'):
