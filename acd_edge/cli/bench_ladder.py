@@ -242,12 +242,17 @@ class _Counter:
 
 
 def _fingerprint(samples: Sequence[Sample]) -> str:
-    """Changes where a picture is added, removed or written again."""
+    """Changes where a picture, its label or its mask is added, removed or written again."""
     digest = hashlib.sha256()
     for sample in samples:
-        found = sample.image.stat()
-        digest.update(f"{sample.category}/{sample.image.name} {found.st_size} {found.st_mtime_ns}\n".encode())
+        files = [_as_it_lies(path) for path in (sample.image, sample.mask) if path is not None]
+        digest.update(f"{sample.category} {sample.label} {' '.join(files)}\n".encode())
     return digest.hexdigest()
+
+
+def _as_it_lies(path: Path) -> str:
+    found = path.stat()
+    return f"{path.name} {found.st_size} {found.st_mtime_ns}"
 
 
 def _tell_rungs(rungs: Iterator[Rung]) -> None:

@@ -261,6 +261,25 @@ def test_from_the_command_line(checkpoint: Path, data: Path, tmp_path: Path, exp
     assert "28-fp16: exported before" in again.stderr
 
 
+def test_an_altered_mask_or_label_is_judged_anew(checkpoint: Path, data: Path, tmp_path: Path, exported: None) -> None:
+    """The pictures stay as they are."""
+    nut, listed = data / "metal_nut", tmp_path / "list.jsonl"
+    mask = nut / "ground_truth/dent/000_mask.png"
+
+    def judged(*, bright: int) -> float:
+        dent = {"image_path": str(nut / "test/dent/000.png"), "label": 1, "mask_path": str(mask)}
+        spot = {"image_path": str(nut / "test/spot/000.png"), "label": bright}
+        listed.write_text("\n".join(json.dumps({**each, "class_name": "metal_nut"}) for each in (dent, spot)))
+        result = climb(checkpoint, listed, "--size", 28, "--precision", "fp32", "-o", tmp_path / "rungs", "--json")
+        return float(json.loads(result.stdout)["rungs"][0]["pixel_auroc"])
+
+    unplaced = judged(bright=1)  # a defect without a mask: none of its pixels counts
+    assert unplaced > judged(bright=0)
+    Image.fromarray(255 - np.asarray(Image.open(mask))).save(mask)
+    assert judged(bright=1) < unplaced - 0.5
+    assert TRIED == ["28-fp32"]
+
+
 def test_nothing_fits(checkpoint: Path, data: Path, exported: None) -> None:
     result = run("--budget-ms", 1e-6, "--from", checkpoint, "--data", data, "--size", 28, "--precision", "fp32",
                  "--frames", 2, "--warm-up", 0)  # fmt: skip
