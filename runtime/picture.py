@@ -23,9 +23,13 @@ MAX_PIXELS = 100_000_000
 PICTURE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".pnm", ".jp2", ".tga"}
 )
+# What those hold, as Pillow calls it; its other readers are not asked: the one for EPS starts a program on the file.
+_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000", "TGA")
 ORIENTATION_TAG = 0x0112  # EXIF 2.3, section 4.6.4
 BITS_TAG, PHOTOMETRIC_TAG, PLANAR_TAG = 258, 262, 284  # TIFF 6.0, section 8
 WHITE_IS_ZERO, SEPARATE = 0, 2  # values of the last two
+_HEAD = 4096  # bytes in which a JPEG 2000 says how deep its samples are
+_JP2_BOX_DEPTH, _JP2_SIZ_DEPTH = 14, 42  # where: from its box `ihdr`, and in a bare codestream (T.800, I.5.3.1, A.5.1)
 # What Pillow's plugins raise on broken files; each plugin has its own habits.
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
 _pillow_limit = threading.Lock()
@@ -38,8 +42,9 @@ def read_picture(path: str | Path, *, bit_depth: int = 16, max_pixels: int = MAX
     `bit_depth` bits to 8 and rounded: at 16 bits that is a division by 257.
 
     Args:
-        path: a file that Pillow knows; of several frames the first counts.
-        bit_depth: bits that a 16-bit file really uses, 9 to 16; cameras often write 10 or 12.
+        path: PNG, JPEG, BMP, TIFF, WebP, GIF, PPM, JPEG 2000 or TGA; of several frames the first counts.
+        bit_depth: bits that a 16-bit file really uses, 9 to 16; cameras often write 10 or 12. A PPM or JPEG 2000 that
+            says so itself is taken at its word.
         max_pixels: a picture of more is refused before it is decoded.
 
     Raises:
@@ -48,11 +53,14 @@ def read_picture(path: str | Path, *, bit_depth: int = 16, max_pixels: int = MAX
     path = Path(path)
     if not 9 <= bit_depth <= 16:
         raise ConfigError(f"the bit depth of 16-bit pictures is 9 to 16, got {bit_depth}")
-    _check_file(path)
+    check_file(path, "a picture file")
     try:
         with _opened(path) as picture:
             check_size(str(path), picture.size, max_pixels)
-            deep_colour = _is_deep_colour(picture, path)
+            stated = _stated_bits(picture, path)
+            deep_colour = _is_deep_colour(picture, path, stated)
+            if stated not in (None, 16):
+                bit_depth = 16  # what the header says is believed, and Pillow has scaled it to 16 bits
             picture.load()  # some formats turn themselves upright here, so the tag is read after it
             orientation = _orientation(picture)
             rgb = _deep_colour(path, bit_depth) if deep_colour else _to_rgb(picture, path, bit_depth)
@@ -85,13 +93,18 @@ def check_size(name: str, size_wh: tuple[int, int], max_pixels: int) -> None:
         )
 
 
-def _check_file(path: Path) -> None:
+def check_file(path: Path, wanted: str) -> None:
+    """Refuse what is no file with something in it; `wanted` says what was expected.
+
+    Raises:
+        SourceError: it is absent, a folder or empty.
+    """
     try:
         size = path.stat().st_size
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror or error}") from error
     if path.is_dir():
-        raise SourceError(f"{path} is a folder, a picture file was expected")
+        raise SourceError(f"{path} is a folder, {wanted} was expected")
     if size == 0 and path.is_file():
         raise SourceError(f"{path} is empty (0 bytes)")
 
@@ -103,7 +116,7 @@ def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
         warnings.simplefilter("ignore")
         before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            picture = Image.open(path)
+            picture = Image.open(path, formats=_FORMATS)
         finally:
             Image.MAX_IMAGE_PIXELS = before
     with picture:
@@ -118,7 +131,20 @@ def _orientation(picture: Image.Image) -> int:
         return 1
 
 
-def _is_deep_colour(picture: ImageFile.ImageFile, path: Path) -> bool:
+def _stated_bits(picture: ImageFile.ImageFile, path: Path) -> int | None:
+    """Bits of a sample as the header of a PPM or JPEG 2000 has them; None for the formats that only know 8 and 16."""
+    if picture.format == "PPM":
+        args = picture.tile[0][3]
+        return int(args[1]).bit_length() if isinstance(args, tuple) and isinstance(args[1], int) else None
+    if picture.format == "JPEG2000":
+        with path.open("rb") as stream:
+            head = stream.read(_HEAD)
+        box = head.find(b"ihdr")
+        return (head[_JP2_SIZ_DEPTH if box < 0 else box + _JP2_BOX_DEPTH] & 0x7F) + 1
+    return None
+
+
+def _is_deep_colour(picture: ImageFile.ImageFile, path: Path, stated: int | None) -> bool:
     """Whether Pillow would cut 16-bit colour down to its high bytes.
 
     Raises:
@@ -128,7 +154,8 @@ def _is_deep_colour(picture: ImageFile.ImageFile, path: Path) -> bool:
         raise SourceError(f"{path} holds 16-bit colour in separate planes; save it as PNG, or with its channels mixed")
     args = picture.tile[0][3] if picture.tile else ""
     raw = args[0] if isinstance(args, tuple) and args else args
-    return picture.mode in ("RGB", "RGBA", "LA", "CMYK") and isinstance(raw, str) and ";16" in raw
+    is_16_bit = stated == 16 or (isinstance(raw, str) and ";16" in raw)
+    return picture.mode in ("RGB", "RGBA", "LA", "CMYK") and is_16_bit
 
 
 def _deep_colour(path: Path, bit_depth: int) -> Pixels:

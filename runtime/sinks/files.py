@@ -29,7 +29,7 @@ def planned_files(sources: Iterable[Source], folder: Path, *, maps: bool) -> lis
     """Where the outputs of pictures and videos go; live frames get their names when they come.
 
     Raises:
-        OutputError: two inputs map to one name.
+        OutputError: two inputs map to one name, or an output would take an input's place.
     """
     sources = list(sources)
     folders = {source.output: source.name for source in sources if maps and source.kind == "video"}
@@ -48,7 +48,26 @@ def planned_files(sources: Iterable[Source], folder: Path, *, maps: bool) -> lis
                 )
             owners[name] = source.name
         planned += [folder / name for name in names]
+    _check_inputs_stay(sources, planned)
     return planned
+
+
+def _check_inputs_stay(sources: Iterable[Source], planned: Iterable[Path]) -> None:
+    """Heat maps replace heat maps, never the pictures they are of, whatever the paths are called."""
+    if not (there := {found: path for path in planned if (found := _identity(path))}):
+        return
+    for source in sources:
+        if source.kind != "live" and (found := _identity(Path(source.name))) in there:
+            raise OutputError(f"{there[found]} is an input ({source.name}) and stays; choose another --save folder")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Device and inode, the same for all names of one file; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def check_folder(folder: Path, planned: Iterable[Path], *, force: bool) -> None:
@@ -92,7 +111,8 @@ class FileSink:
         try:
             self._worker.close()
         finally:
-            self._end_video()  # the worker has stopped, so this thread owns it now
+            if self._worker.ended:  # then this thread owns the video; a second Ctrl-C leaves its part as it is
+                self._end_video()
 
     def _write_picture(self, place: Path, record: Record) -> None:
         overlay = Image.fromarray(overlay_of(record))
@@ -120,7 +140,7 @@ class _VideoFile:
 
     def __init__(self, path: Path, fps: float) -> None:
         self._path, self._fps = path, fps
-        self._part = path.with_name(f".part-{path.name}")
+        self._part = _part_of(path)
         self._writer: Any = None
         self._count = 0
 
@@ -130,9 +150,13 @@ class _VideoFile:
         if self._writer is None:
             _guard(self._path, lambda: self._part.parent.mkdir(parents=True, exist_ok=True))
             codec = cv2.VideoWriter_fourcc(*"mp4v")
-            self._writer = cv2.VideoWriter(str(self._part), codec, self._fps, (width, height))
-            if not self._writer.isOpened():
-                raise OutputError(f"{self._path} cannot be written: this OpenCV has no encoder for MPEG-4 video")
+            writer = cv2.VideoWriter(str(self._part), codec, _representable(self._fps), (width, height))
+            if not writer.isOpened():
+                raise OutputError(
+                    f"{self._path} cannot be written: this OpenCV encodes no MPEG-4 video of {width} x {height} at "
+                    f"{self._fps:g} frames a second"
+                )
+            self._writer = writer
         self._writer.write(cv2.cvtColor(np.ascontiguousarray(rgb[:height, :width]), cv2.COLOR_RGB2BGR))
         self._count += 1
 
@@ -171,6 +195,20 @@ def _suffixed(place: Any, suffix: str) -> Any:
     return place.with_name(place.name + suffix)
 
 
+def _part_of(path: Path) -> Path:
+    """Where a file is written before it has its name; short, so that a long name does not become too long."""
+    return path.with_name(f".part-{path.name[-60:]}")
+
+
+def _representable(fps: float) -> float:
+    """The nearest rate that MPEG-4 can hold, whose clock has at most 65,535 ticks a second.
+
+    >>> [_representable(fps) for fps in (29.97003, 239.7617)]
+    [29.97, 239.76]
+    """
+    return round(fps, 3 if fps < 65 else 2 if fps < 655 else 1)
+
+
 def _live_name(record: Record) -> str:
     now = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S.%f")[:-3]
     return f"{now}Z_{record.frame.index:06d}"
@@ -184,7 +222,7 @@ def _write_map(path: Path, record: Record) -> None:
 @contextmanager
 def _whole(path: Path) -> Iterator[Path]:
     """A path beside `path` that takes its name when it is complete; half a file never has it."""
-    part = path.with_name(f".part-{path.name}")
+    part = _part_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part

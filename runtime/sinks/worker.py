@@ -28,12 +28,17 @@ class Worker:
         self._raise()
         self._jobs.put(job)
 
+    @property
+    def ended(self) -> bool:
+        """Whether no job is being done any more, nor will be."""
+        return not self._thread.is_alive()
+
     def close(self) -> None:
         """Finish what waits, then raise the error if there was one; twice is fine."""
         if not self._closed:
             self._closed = True
             self._jobs.put(None)
-            self._thread.join()
+        self._thread.join()
         self._raise()
 
     def __enter__(self) -> Worker:

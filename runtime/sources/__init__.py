@@ -81,7 +81,10 @@ def _open_one(text: str, options: ReadOptions, skip: Path | None) -> tuple[Seque
     if os.path.lexists(text):
         return [_open_file(path, PurePosixPath(path.name), options)], []
     if glob.has_magic(text):
-        walk = Walk(glob_root(text), skip)
+        root = glob_root(text)
+        if ".." in path.parts[len(root.parts) :]:  # outputs mirror these names, and would leave their folder
+            return [], [SourceError(f"{text} goes up ('..') behind a wildcard; name the folder itself")]
+        walk = Walk(root, skip)
         return _open_all(text, walk, walk.matches(text), options)
     return [], [SourceError(f"{text} does not exist")]
 

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from acd_edge.errors import SourceError
-from acd_edge.runtime.picture import MAX_PIXELS, check_size
+from acd_edge.runtime.picture import MAX_PIXELS, check_file, check_size
 from acd_edge.runtime.quiet import quiet_cv2
 from acd_edge.runtime.sources.base import Frame
 
@@ -34,8 +34,7 @@ class VideoSource:
 
     def frames(self) -> Iterator[Frame]:
         """See `Source`."""
-        if not self.path.stat().st_size:
-            raise SourceError(f"{self.path} is empty (0 bytes)")
+        check_file(self.path, "a video")
         cv2 = quiet_cv2()
         capture = cv2.VideoCapture(str(self.path))
         try:

@@ -55,6 +55,43 @@ def test_16_bit_colour_keeps_its_low_bytes(tmp_path: Path, suffix: str, channels
     assert len(np.unique(got)) > 200
 
 
+def deep_file(path: Path, value: int, bits: int, *, colour: bool) -> Path:
+    """A PNM or JPEG 2000 of one 16-bit value whose header says that its samples have `bits`."""
+    if path.suffix in (".ppm", ".pgm"):
+        pixels = np.full((4, 4, 3) if colour else (4, 4), value, ">u2")
+        path.write_bytes(f"P{6 if colour else 5}\n4 4\n{2**bits - 1}\n".encode() + pixels.tobytes())
+    else:
+        cv2.imwrite(str(path), np.full((64, 64, 3) if colour else (64, 64), value, np.uint16))
+        content = path.read_bytes()
+        box, siz = content.index(b"ihdr") + 14, content.index(b"\xff\x4f\xff\x51") + 42
+        assert content[box] == content[siz] == 15  # where our reader looks for it
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.ppm", "a.pgm", "c.jp2", "g.jp2"])
+def test_bit_depth_counts_for_every_format_with_16_bits(tmp_path: Path, name: str) -> None:
+    path = deep_file(tmp_path / name, 4000, 16, colour=name in ("a.ppm", "c.jp2"))
+    assert (read_picture(path, bit_depth=12) == 249).all()
+    assert (read_picture(path) == 16).all()  # the control: taken as 16 bits it is dark
+
+
+@pytest.mark.parametrize("bit_depth", [12, 16])
+@pytest.mark.parametrize(("name", "bits", "value"), [("a.ppm", 12, 4000), ("a.pgm", 12, 4000), ("a.pgm", 10, 1000)])
+def test_a_depth_that_the_header_has_is_believed(
+    tmp_path: Path, name: str, bits: int, value: int, bit_depth: int
+) -> None:
+    path = deep_file(tmp_path / name, value, bits, colour=name.endswith("ppm"))
+    assert (read_picture(path, bit_depth=bit_depth) == 249).all()
+
+
+def test_a_picture_starts_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow's reader of EPS runs Ghostscript on the file, whatever the file is called."""
+    (path := tmp_path / "evil.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
+    assert Image.open(path).format == "EPS"  # the control: asked for any format, Pillow takes it
+    with pytest.raises(SourceError, match="is not a picture that can be read here"):
+        read_picture(path)
+
+
 def test_12_bit_pictures_are_dark_without_their_depth_and_refused_when_deeper(tmp_path: Path) -> None:
     Image.fromarray(np.full((4, 4), 4095, np.uint16)).save(tmp_path / "a.png")
     assert read_picture(tmp_path / "a.png", bit_depth=12).max() == 255
@@ -249,7 +286,7 @@ def test_huge_claims_are_refused_before_decoding(tmp_path: Path, suffix: str) ->
 
 
 def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: Path) -> None:
+    def refuse(path: Path, **_: object) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
     Image.fromarray(RGB).save(tmp_path / "a.png")

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,8 +20,10 @@ from PIL import Image
 from acd_edge.cli import cli
 from acd_edge.errors import SourceError
 from acd_edge.runtime.overlay import draw_overlay
+from acd_edge.runtime.sinks import FileSink
 from acd_edge.runtime.sinks import files as sink_files
 from acd_edge.runtime.sources import live
+from acd_edge.runtime.sources.video import frame_rate
 from tests.tiny_bundle import class_score, unit_features, write_tiny_bundle
 
 CLASS = 0.9 * class_score(unit_features(1))  # score of a black picture
@@ -516,6 +519,90 @@ def test_an_output_folder_that_holds_the_input_hides_none_of_it(
     found = records(run("mix", "--json", "--save", place, "--force"))
     assert [record["source"] for record in found] == ["mix/b.jpg", "mix/good/a.jpg"][: 1 if place == "mix/good" else 2]
     assert len(records(run("mix/*.jpg", "--json", "--save", place, "--force"))) == 1
+
+
+@pytest.mark.parametrize("source", ["shots", "shots/a.png", "shots/*.png", "clip.mp4"])
+def test_an_input_is_never_replaced_by_its_heat_map(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "shots").mkdir()
+    paths = [picture(Path("shots/a.png")), video(Path("clip.mp4"), [0, 0])]
+    before = [Path(path).read_bytes() for path in paths]
+    (tmp_path / "by-another-name").symlink_to("." if source == "clip.mp4" else "shots")
+    for place in ("." if source == "clip.mp4" else "shots", "by-another-name"):
+        result = run(source, "--save", place, "--force")
+        assert result.exit_code == 1
+        assert "is an input" in result.stderr
+        assert [Path(path).read_bytes() for path in paths] == before
+    assert run(source, "--save", "elsewhere", "--force").exit_code == 0  # the control
+
+
+def test_no_wildcard_leads_out_of_the_output_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in" / "one").mkdir(parents=True)
+    (tmp_path / "other").mkdir()
+    before = Path(picture(Path("other/b.png"))).read_bytes()
+    result = run("in/*/../../other/*.png", "--save", "out")
+    assert (result.exit_code, Path("other/b.png").read_bytes()) == (1, before)
+    assert "goes up ('..') behind a wildcard" in result.stderr
+    assert run("in/../other/*.png", "--save", "out").exit_code == 0  # before the wildcard it is a plain path
+
+
+def test_a_link_to_no_video_is_one_line_and_the_others_are_done(tmp_path: Path) -> None:
+    for name in ("a.png", "z.png"):
+        picture(tmp_path / name)
+    (tmp_path / "m.mp4").symlink_to("nowhere")
+    result = run(tmp_path, "--json")
+    assert (result.exit_code, len(records(result))) == (1, 2)
+    assert "m.mp4 cannot be read: No such file" in result.stderr
+
+
+def test_a_frame_rate_that_mpeg_4_cannot_hold_is_rounded(tmp_path: Path) -> None:
+    path = tmp_path / "slow.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 120.043, (64, 48))
+    for _ in range(3):
+        writer.write(np.zeros((48, 64, 3), np.uint8))
+    writer.release()
+    assert frame_rate(str(path)) == pytest.approx(120.043, abs=1e-3)
+    assert run(path, "--save", tmp_path / "out").exit_code == 0
+    assert frame_rate(str(tmp_path / "out" / "slow.mp4")) == pytest.approx(120.04, abs=1e-3)
+
+
+def test_an_opencv_without_the_encoder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = video(tmp_path / "clip.avi", [0, 0])
+    monkeypatch.setattr(cv2, "VideoWriter_fourcc", lambda *code: 0)
+    result = run(path, "--save", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "encodes no MPEG-4 video" in result.stderr
+
+
+def test_a_name_of_full_length_is_saved(tmp_path: Path) -> None:
+    name = "ü" * 125 + ".png"  # 254 bytes of 255
+    picture(tmp_path / name)
+    assert run(tmp_path / name, "--save", tmp_path / "out").exit_code == 0
+    assert (tmp_path / "out" / name).is_file()
+
+
+def test_a_video_is_not_ended_while_the_worker_writes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Ctrl-C that comes while the last frames are written lets nobody else at the video's writer."""
+    sink = FileSink(tmp_path, maps=False)
+    ended, go_on = [], threading.Event()
+    monkeypatch.setattr(sink, "_end_video", lambda: ended.append(threading.current_thread().name))
+    sink._worker.submit(go_on.wait)
+    join = threading.Thread.join
+
+    def interrupted(thread: threading.Thread, timeout: float | None = None) -> None:
+        monkeypatch.setattr(threading.Thread, "join", join)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "join", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        sink.close()
+    assert ended == []
+    go_on.set()
+    sink.close()
+    assert ended == ["MainThread"]
 
 
 def test_a_video_cut_in_half_is_told_and_its_frames_are_kept(tmp_path: Path) -> None:
