@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from acd_edge.errors import OutputError
@@ -21,13 +21,13 @@ def staged_folder(path: Path, pack: Callable[[Path, Path], Path] | None = None) 
     """A fresh folder beside `path` that takes its place when the block ends without an error.
 
     Args:
-        path: what is written; what is there is replaced, and put back when that fails.
+        path: what is written, or a link to it; what is there is replaced, and put back when that fails.
         pack: makes one file of the folder, given the folder and a free place; the file takes the place then.
 
     Raises:
         OutputError: the place cannot be written.
     """
-    path = path.absolute()
+    path = Path(os.path.realpath(path))  # a link stays a link
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         workplace = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
@@ -50,21 +50,15 @@ def _swap(new: Path, path: Path, workplace: Path) -> None:
     """Put `new` in the place of `path`. Where others do the same at the same time, the last one stays, whole."""
     for count in range(_TRIES):
         aside = workplace / f"old{count}"
-        moved = _moved(path, aside)
         try:
+            with suppress(FileNotFoundError):
+                os.rename(path, aside)
             os.rename(new, path)
-        except OSError as error:
-            if error.errno in _TAKEN and os.path.lexists(path) and count < _TRIES - 1:
+        except BaseException as error:  # a signal between the two is no reason to lose what was there
+            taken = isinstance(error, OSError) and error.errno in _TAKEN
+            if taken and os.path.lexists(path) and count < _TRIES - 1:
                 continue  # somebody put another one there since
-            if moved and not os.path.lexists(path):
+            if os.path.lexists(aside) and not os.path.lexists(path):
                 os.rename(aside, path)
             raise
         return
-
-
-def _moved(path: Path, aside: Path) -> bool:
-    try:
-        os.rename(path, aside)
-    except FileNotFoundError:
-        return False
-    return True

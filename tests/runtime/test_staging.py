@@ -55,3 +55,28 @@ def test_a_failure_puts_the_old_one_back(tmp_path: Path, monkeypatch: pytest.Mon
         write(path, "ours")
     assert (path / "file").read_text() == "older"
     assert [each.name for each in tmp_path.iterdir()] == ["place"]
+
+
+def test_a_signal_between_the_two_moves_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "place"
+    write(path, "older")
+    rename = os.rename
+
+    def interrupted(source: Path, target: Path) -> None:
+        rename(source, target)
+        if source == path:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write(path, "ours")
+    assert (path / "file").read_text() == "older"
+    assert [each.name for each in tmp_path.iterdir()] == ["place"]
+
+
+def test_a_link_stays_one(tmp_path: Path) -> None:
+    write(tmp_path / "v3", "older")
+    (tmp_path / "current").symlink_to("v3")
+    write(tmp_path / "current", "ours")
+    assert (tmp_path / "current").is_symlink()
+    assert (tmp_path / "v3" / "file").read_text() == "ours"
