@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from acd_edge.errors import ConfigError, DataError
-
-SCHEMA = 1
+from acd_edge.runtime.bundle_files import CALIBRATION_SCHEMA
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +81,7 @@ def calibrate(scores: Sequence[float], *, false_alarm_rate: float = 0.01) -> Cal
     if not np.isfinite(ordered).all():
         raise DataError("a score of the good parts is not finite; the bundle's precision does not suit this machine")
     count = len(ordered)
-    rank = min(count, math.ceil((1 - false_alarm_rate) * (count + 1) - 1e-9))
+    rank = max(1, min(count, math.ceil((1 - false_alarm_rate) * (count + 1) - 1e-9)))
     return Calibration(
         threshold=float(np.nextafter(ordered[rank - 1], np.inf)),
         false_alarm_rate=false_alarm_rate,
@@ -96,4 +95,4 @@ def calibrate(scores: Sequence[float], *, false_alarm_rate: float = 0.01) -> Cal
 
 def with_product(calibration: dict[str, Any], product: str, found: Calibration) -> dict[str, Any]:
     """The content of `calibration.json` with one product's threshold new or replaced."""
-    return {"schema": SCHEMA, "products": {**calibration.get("products", {}), product: asdict(found)}}
+    return {"schema": CALIBRATION_SCHEMA, "products": {**calibration.get("products", {}), product: asdict(found)}}

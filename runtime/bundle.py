@@ -27,6 +27,7 @@ from acd_edge.errors import BundleError, UsageError
 from acd_edge.runtime.backends import GraphFile
 from acd_edge.runtime.bundle_files import (
     CALIBRATION,
+    CALIBRATION_SCHEMA,
     CHUNK,
     FEATURES,
     GOLDEN,
@@ -37,6 +38,7 @@ from acd_edge.runtime.bundle_files import (
     FloatArray,
     Golden,
     check_golden,
+    check_growth,
     check_text_features,
     file_record,
     load_npz,
@@ -48,7 +50,6 @@ from acd_edge.runtime.manifest import FileRecord, Manifest, manifest_from_json
 __all__ = ["Bundle", "Golden", "builtin_bundle", "check_not_builtin", "threshold_of", "write_bundle"]
 
 _MANIFEST_LIMIT = 4 << 20  # bytes; a real manifest has a few thousand
-_LARGEST_GROWTH = 100  # times; deflate reaches 1000 on zeros, and about 5 on the text among a bundle's files
 
 
 @final
@@ -174,6 +175,11 @@ class Bundle:
             values = json.loads((self.root / CALIBRATION).read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
             raise BundleError(f"{CALIBRATION} is not JSON: {error}") from error
+        if isinstance(values, dict) and isinstance(schema := values.get("schema"), int) and schema > CALIBRATION_SCHEMA:
+            raise BundleError(
+                f"{CALIBRATION} has schema {schema}, this acd-edge reads up to {CALIBRATION_SCHEMA}; "
+                "update it: pip install -U acd-edge"
+            )
         products = values.get("products") if isinstance(values, dict) else None
         if not isinstance(products, dict) or not all(_has_threshold(entry) for entry in products.values()):
             raise BundleError(f"{CALIBRATION} must hold a threshold for each product; calibrate again")
@@ -269,18 +275,11 @@ def _unpack(archive: zipfile.ZipFile, root: Path) -> None:
     manifest = manifest_from_json((root / MANIFEST).read_bytes())
     if extra := sorted(set(names) - set(manifest.files) - {MANIFEST}):
         raise BundleError(f"the zip holds a file that its manifest does not name: {extra[0]!r}")
-    _check_growth(archive, manifest)
+    packed = os.fstat(archive.fp.fileno()).st_size if archive.fp is not None else 0
+    check_growth("the zip", packed, sum(record.bytes for record in manifest.files.values()))
     for entry in entries:
         if entry.filename != MANIFEST:
             _copy_entry(archive, entry, root / entry.filename, manifest.files[entry.filename].bytes)
-
-
-def _check_growth(archive: zipfile.ZipFile, manifest: Manifest) -> None:
-    """Refuse a zip that would fill the disk; weights hardly shrink, so an honest one is about as large as its files."""
-    packed = os.fstat(archive.fp.fileno()).st_size if archive.fp is not None else 0
-    unpacked = sum(record.bytes for record in manifest.files.values())
-    if unpacked > _LARGEST_GROWTH * packed:
-        raise BundleError(f"the zip of {packed:,} bytes would unpack to {unpacked:,}; it is damaged or hostile")
 
 
 def _copy_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, limit: int) -> None:

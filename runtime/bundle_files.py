@@ -24,7 +24,9 @@ MANIFEST, GRAPH, FEATURES, GOLDEN, CALIBRATION = (
 )
 TEXT_ENCODER, TOKENIZER = "text_encoder.onnx", "tokenizer.json"
 ZIP_SUFFIX = ".acd"
+CALIBRATION_SCHEMA = 1
 CHUNK = 1 << 20  # bytes read at once
+_LARGEST_GROWTH = 100  # times; deflate reaches 1000 on zeros, and about 5 on the text among a bundle's files
 
 FloatArray = NDArray[np.float32]
 
@@ -98,11 +100,23 @@ def _check_array(file: str, name: str, array: NDArray[Any], dtype: np.dtype[Any]
         raise BundleError(f"{file}: {name} holds NaN or infinity; export the bundle again")
 
 
+def check_growth(name: str, packed: int, unpacked: int) -> None:
+    """Refuse a zip that would fill disk or memory; weights hardly shrink, so an honest one hardly grows.
+
+    Raises:
+        BundleError: it grows more than a hundredfold.
+    """
+    if unpacked > _LARGEST_GROWTH * packed:
+        raise BundleError(f"{name} of {packed:,} bytes would unpack to {unpacked:,}; it is damaged or hostile")
+
+
 def load_npz(path: Path, names: tuple[str, ...]) -> dict[str, NDArray[Any]]:
     """Read exactly these arrays, without pickle."""
     if not zipfile.is_zipfile(path):  # numpy would take it for a pickle, and say how to load one
         raise BundleError(f"{path.name} is no file of numpy arrays; copy the bundle again")
     try:
+        with zipfile.ZipFile(path) as archive:
+            check_growth(path.name, path.stat().st_size, sum(entry.file_size for entry in archive.infolist()))
         with np.load(path, allow_pickle=False) as stored:
             if wrong := sorted(set(names) ^ set(stored.files)):
                 raise BundleError(f"{path.name}: want the arrays {', '.join(names)}; odd are {', '.join(wrong)}")

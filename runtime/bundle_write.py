@@ -59,7 +59,7 @@ def write_bundle(
         text_features: product -> (N, 2, D), for every product of the manifest.
         golden: see `Golden`.
         calibration: content of `calibration.json`.
-        force: replace a bundle that is there. Anything else that is there is never replaced.
+        force: replace a bundle that is there. Anything else that is there, also in its folder, is never replaced.
 
     Raises:
         BundleError: an array holds NaN or has another shape, or a name is refused.
@@ -113,15 +113,43 @@ def _check_names(files: Mapping[str, Path | bytes]) -> None:
 
 
 def check_target(path: Path, force: bool) -> None:
-    """Refuse a place that is in use or cannot be written, and with `force` one that holds anything but a bundle."""
+    """Refuse a place that is in use or cannot be written, and with `force` one that holds anything but a bundle.
+
+    Raises:
+        OutputError: see there; a bundle's folder with files that its manifest does not name holds more than a bundle.
+    """
     if not os.path.lexists(path):
         _check_parent(path)
         return
     if not force:
         raise OutputError(f"{path} exists already; add --force to replace it, or choose another place with -o")
-    ours = (path / MANIFEST).is_file() if path.is_dir() else path.suffix == ZIP_SUFFIX and zipfile.is_zipfile(path)
-    if not ours and not (path.is_dir() and not any(path.iterdir())):
+    if path.is_dir():
+        _check_folder(path)
+    elif not (path.suffix == ZIP_SUFFIX and zipfile.is_zipfile(path)):
         raise OutputError(f"{path} is not a bundle, so it is not replaced; choose another place with -o")
+
+
+def _check_folder(path: Path) -> None:
+    inside = {found.relative_to(path).as_posix() for found in path.rglob("*") if not found.is_dir()}
+    if not inside:
+        return
+    named = _named_files(path)
+    if named is None:
+        raise OutputError(f"{path} is not a bundle, so it is not replaced; choose another place with -o")
+    if strange := sorted(inside - named):
+        more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
+        raise OutputError(
+            f"{path} also holds {strange[0]}{more}, which is not the bundle's and would be lost; "
+            "move it away, or choose another place with -o"
+        )
+
+
+def _named_files(path: Path) -> set[str] | None:
+    """What a bundle's manifest says is in its folder, itself included; None where there is none that says it."""
+    try:
+        return {MANIFEST, *dict(json.loads((path / MANIFEST).read_bytes())["files"])}
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
 
 
 def _check_parent(path: Path) -> None:

@@ -62,8 +62,8 @@ def command(
 
     target = output or bundle
     check_not_builtin(target, "write the calibrated one elsewhere with -o")
-    if output is not None and output.absolute() != bundle.absolute():
-        check_target(output, force)
+    in_place = target.absolute() == bundle.absolute()
+    check_target(target, force or in_place)
     with load_detector(bundle, product=product, how=how) as detector:
         if not detector.is_named:
             raise UsageError(
@@ -74,7 +74,6 @@ def command(
         found = calibrate(scores, false_alarm_rate=false_alarm_rate)
         opened = detector.bundle
         content = with_product(opened.calibration, detector.product, found)
-        in_place = output is None or output.absolute() == bundle.absolute()
         rewrite_bundle(opened.root, opened.manifest, target, calibration=content, force=force or in_place)
         _tell(detector.product, found, target)
     ctx.exit(BROKEN if failed else 0)

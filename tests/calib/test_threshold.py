@@ -37,6 +37,10 @@ def test_exactly_enough_is_supported_and_one_less_is_not() -> None:
         assert not calibrate(range(needed - 1), false_alarm_rate=rate).supported
 
 
+def test_the_largest_rate_takes_the_smallest_score() -> None:
+    assert 0.1 < calibrate([0.3, 0.1, 0.2], false_alarm_rate=1 - 1e-12).threshold < 0.1001
+
+
 @pytest.mark.parametrize("scores", [[], [0.5], [0.1, float("nan")]])
 def test_too_little_is_refused(scores: list[float]) -> None:
     with pytest.raises(DataError):

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from acd_edge.cli import cli
 from acd_edge.errors import AcdEdgeError, BundleError, ConfigError, OutputError
 from acd_edge.runtime.bundle import Bundle, Golden, threshold_of, write_bundle
-from acd_edge.runtime.bundle_files import load_npz
+from acd_edge.runtime.bundle_files import CALIBRATION_SCHEMA, load_npz
 from acd_edge.runtime.bundle_write import check_target, rewrite_bundle
 from acd_edge.runtime.manifest import manifest_from_json, seal
 from acd_edge.runtime.prompts import DEFAULT_PROMPTS, PromptEnsemble, average, parse_product
@@ -320,6 +320,40 @@ def test_existing_output_needs_force_and_other_things_are_never_replaced(tmp_pat
     assert (tmp_path / "papers" / "thesis").exists()
 
 
+@pytest.mark.parametrize("strange", ["NOTES.txt", "good/a.png"])
+def test_what_lies_beside_the_bundles_files_is_never_lost(tmp_path: Path, strange: str) -> None:
+    path = write_tiny_bundle(tmp_path / "b")
+    (path / strange).parent.mkdir(exist_ok=True)
+    (path / strange).write_text("mine")
+    with pytest.raises(OutputError, match=f"also holds {strange}, which is not the bundle's"):
+        write_tiny_bundle(path, force=True)
+    with Bundle.open(path) as bundle, pytest.raises(OutputError, match="would be lost"):
+        rewrite_bundle(bundle.root, bundle.manifest, path, calibration={}, force=True)
+    assert (path / strange).read_text() == "mine"
+
+
+@pytest.mark.parametrize("manifest", ['{"manifest_version": 3}', "[]", "no JSON", '{"files": 7}'])
+def test_a_folder_with_a_manifest_of_others_is_not_replaced(tmp_path: Path, manifest: str) -> None:
+    (tmp_path / "manifest.json").write_text(manifest)
+    with pytest.raises(OutputError, match="is not a bundle"):
+        write_tiny_bundle(tmp_path, force=True)
+
+
+@pytest.mark.parametrize("name", ["text_features.npz", "golden.npz"])
+def test_arrays_that_would_fill_the_memory_are_refused_before_they_do(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_tiny_bundle(tmp_path / "b")
+    with np.load(path / name) as stored:
+        arrays = dict(stored)
+    large = "features" if "features" in arrays else "image"
+    arrays[large] = np.zeros((2000, *arrays[large].shape[1:]), arrays[large].dtype)
+    np.savez_compressed(path / name, **arrays)
+    monkeypatch.setattr(np, "load", None)  # who gets so far has it in memory
+    with pytest.raises(BundleError, match="would unpack to"):
+        load_npz(path / name, tuple(arrays))
+
+
 def test_nan_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
     features = tiny_features()
     features["object"][0, 0, 0] = np.nan
@@ -386,6 +420,15 @@ def test_odd_calibration_is_refused(tmp_path: Path, content: Any) -> None:
     )
     with pytest.raises(BundleError, match="a threshold for each product"):
         Bundle.open(tmp_path / "b")
+
+
+def test_a_calibration_of_a_newer_schema_is_refused(tmp_path: Path) -> None:
+    path = write_tiny_bundle(tmp_path / "b")
+    newer = {"schema": CALIBRATION_SCHEMA + 1, "products": {"object": {"threshold": 0.5}}}
+    with Bundle.open(path) as bundle:
+        rewrite_bundle(bundle.root, bundle.manifest, path, calibration=newer, force=True)
+    with pytest.raises(BundleError, match=r"calibration.json has schema 2, this acd-edge reads up to 1"):
+        Bundle.open(path)
 
 
 def test_manifest_prompts_and_words_survive_json() -> None:
