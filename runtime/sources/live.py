@@ -18,7 +18,7 @@ from acd_edge.runtime.sources.base import Frame
 _STREAM = re.compile(r"(rtsp|rtsps|rtmp|http|https|udp|tcp|srt)://", re.IGNORECASE)
 _PIPELINE = "gst:"  # before a pipeline of GStreamer, which reads what OpenCV alone cannot, such as a camera on CSI
 _SINK = re.compile(r"!\s*appsink\b[^!]*$")
-_SECRET = re.compile(r"(?<=//)[^/@]*@")
+_SECRET = re.compile(r"(?<=//)[^/]*@|[?#].*")  # name and password before the host, and a query, which may hold them
 _POLL = 0.2  # seconds; a wait of this length lets Ctrl-C through everywhere
 _LAST_CAMERA = 2**31 - 1  # OpenCV takes no larger index; nor is a camera there
 _OLDEST = 10.0  # seconds; what a driver says of an older frame is on another clock
@@ -36,10 +36,12 @@ def is_live(text: str) -> bool:
 
 
 def shown(target: str) -> str:
-    """What users read of a live source: no password, and of a pipeline its first element alone.
+    """What users read of a live source: no password, no query, and of a pipeline its first element alone.
 
-    >>> shown("0"), shown("rtsp://me:secret@cam/1"), shown("gst:rtspsrc location=rtsp://me:secret@cam ! appsink")
+    >>> shown("0"), shown("rtsp://me:se@cret@cam/1"), shown("gst:rtspsrc location=rtsp://me:secret@cam ! appsink")
     ('camera 0', 'rtsp://cam/1', 'gst:rtspsrc')
+    >>> shown("http://cam/video.cgi?user=me&pwd=secret")
+    'http://cam/video.cgi'
     """
     if target.startswith(_PIPELINE):
         return _PIPELINE + (target.removeprefix(_PIPELINE).split() or [""])[0]
