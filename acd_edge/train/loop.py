@@ -124,21 +124,27 @@ class Trainer:
             KeyboardInterrupt: Ctrl-C; of several processes all raise `StoppedTogether` after the same step.
         """
         while self.done < self.length:
-            losses, stop = self.step(self.done)
-            report(self.done, losses)
+            _, stop = self.step(self.done, report)
             if stop and self.done < self.length:
                 raise StoppedTogether
 
-    def step(self, index: int) -> tuple[StepLosses, bool]:
-        """One optimiser step on the batch of that index: its losses, and whether a process was asked to stop."""
+    def step(
+        self, index: int, report: Callable[[int, StepLosses], None] = lambda done, losses: None
+    ) -> tuple[StepLosses, bool]:
+        """One optimiser step on the batch of that index: its losses, and whether a process was asked to stop.
+
+        A signal to end comes before the update or after `report`: whoever writes a saved step has written its row.
+        """
         items = self.batches.items(index, self.slots)
         self.optimiser.zero_grad(set_to_none=True)
         figures = self._gradients(items, self._words(index, items))
-        *losses, stop = self._summed(torch.cat([figures, figures.new_tensor([self.engine.interrupted])])).tolist()
+        *summed, stop = self._summed(torch.cat([figures, figures.new_tensor([self.engine.interrupted])])).tolist()
+        losses = StepLosses(*summed)
         with undivided():
             self._update(index)
             self.done = index + 1
-        return StepLosses(*losses), stop > 0
+            report(self.done, losses)
+        return losses, stop > 0
 
     def finish(self) -> None:
         """Put the averaged weights into the model, where the recipe averages."""

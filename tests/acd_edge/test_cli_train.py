@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -55,7 +57,7 @@ def test_interrupted_and_resumed_equals_whole(data: Path, tmp_path: Path, monkey
     assert train(data, "--steps", "3", "-o", str(whole)).exit_code == 0
 
     step = Trainer.step
-    monkeypatch.setattr(Trainer, "step", lambda self, index: step(self, index) if index < 2 else _interrupt())
+    monkeypatch.setattr(Trainer, "step", lambda self, index, *of: step(self, index, *of) if index < 2 else _interrupt())
     assert train(data, "--steps", "3", "-o", str(halved)).exit_code == 130
     assert read_info(halved).training["steps_done"] == 2  # a usable checkpoint of what was done
     assert adapters(halved) != adapters(whole)
@@ -82,10 +84,35 @@ def test_interrupted_and_resumed_equals_whole(data: Path, tmp_path: Path, monkey
     assert adapters(again) == adapters(whole)
 
 
+@pytest.mark.parametrize("at", [0, 1])
+def test_a_signal_during_the_update_is_resumed_exactly(
+    at: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The curve has the row of the step whose update the signal met, the first one's too."""
+    whole, halved = tmp_path / "whole", tmp_path / "halved"
+    assert train(data, "--steps", "3", "-o", str(whole)).exit_code == 0
+
+    update = Trainer._update
+
+    def signalled(self: Trainer, index: int) -> None:
+        if index == at:
+            os.kill(os.getpid(), signal.SIGINT)
+        update(self, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_update", signalled)
+        stopped = train(data, "--steps", "3", "-o", str(halved))
+    assert stopped.exit_code == 130, stopped.output
+    assert read_info(halved).training["steps_done"] == at + 1
+    resumed = train(data, "--steps", "3", "-o", str(halved), "--resume")
+    assert resumed.exit_code == 0, resumed.output
+    assert adapters(halved) == adapters(whole)
+
+
 def test_an_unfinished_run_is_not_lost(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "out"
     step = Trainer.step
-    monkeypatch.setattr(Trainer, "step", lambda self, index: step(self, index) if index < 1 else _interrupt())
+    monkeypatch.setattr(Trainer, "step", lambda self, index, *of: step(self, index, *of) if index < 1 else _interrupt())
     train(data, "--steps", "2", "-o", str(target))
     shutil.rmtree(target)
     refused = train(data, "--steps", "2", "-o", str(target))
@@ -169,7 +196,7 @@ def test_tensorboard_that_is_absent_is_named(data: Path, tmp_path: Path, monkeyp
 def test_resume_refuses_another_run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "out"
     step = Trainer.step
-    monkeypatch.setattr(Trainer, "step", lambda self, index: step(self, index) if index < 1 else _interrupt())
+    monkeypatch.setattr(Trainer, "step", lambda self, index, *of: step(self, index, *of) if index < 1 else _interrupt())
     train(data, "--steps", "2", "-o", str(target))
     monkeypatch.undo()
     refused = train(data, "--steps", "2", "--seed", "5", "-o", str(target), "--resume")
