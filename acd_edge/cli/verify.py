@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ import click
 
 from acd_edge.cli.backend import BackendFlags, backend_flags
 from acd_edge.cli.data import LAYOUT_HELP, Progress
-from acd_edge.errors import EngineError, OutputError, UsageError
+from acd_edge.errors import AcdEdgeError, EngineError, MissingExtra, OutputError, UsageError
 from acd_edge.lazy import require
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ _FAILED = 1
 @click.option("--clip-weights", type=click.Path(path_type=Path), help="Backbone of the checkpoint, where it has moved.")
 @click.option("--tolerance", "tolerances", multiple=True, metavar="NAME=VALUE",
               help="Another limit than the table's (docs/verify.md): map, score, ... Repeatable.")  # fmt: skip
-@click.option("--bisect", is_flag=True, help="Name the first block of the network that departs. Needs onnx.")
+@click.option("--bisect", is_flag=True,
+              help="Name the first block that departs. Needs onnx, and ONNX Runtime or --checkpoint.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the tables.")
 @click.pass_context
 def command(
@@ -76,7 +78,7 @@ def command(
     if clip_weights is not None and checkpoint is None:
         raise UsageError("--clip-weights is for the checkpoint: give --checkpoint CKPT too")
     if bisect:
-        require("onnx", "export")  # told before the work
+        _check_bisect(checkpoint)
     from acd_edge.export.verify import limits_of
     from acd_edge.runtime.bundle import Bundle, builtin_bundle
 
@@ -86,16 +88,29 @@ def command(
         found = asked.found(opened)
         report = subject.verified(found.pictures if found else ())
         bisection = subject.bisected(is_wrong=not report.passed) if bisect else None
-    unread = {**(found.unread if found else {}), **report.unread}
+    unread, broken = {**(found.unread if found else {}), **report.unread}, subject.broken
     if as_json:
-        _print_json(report, subject.engines, unread, bisection)
+        _print_json(report, subject.engines, unread, bisection, broken)
     else:
         _print_table(report, subject.engines, bisection)
-    for reason in (*unread.values(), *subject.unmarked):
+    if isinstance(broken, KeyboardInterrupt):
+        raise broken
+    reasons = [*unread.values(), *subject.unmarked, *([] if broken is None else [f"no block is named: {broken}"])]
+    for reason in reasons:
         click.echo(f"Error: {' '.join(reason.splitlines())}", err=True)
     if not report.passed:
-        _tell_failure(report, bisection)
-    ctx.exit(0 if report.passed and not unread and not subject.unmarked else _FAILED)
+        _tell_failure(report, bisection if broken is None else "the bisection was broken off")
+    ctx.exit(0 if report.passed and not reasons else _FAILED)
+
+
+def _check_bisect(checkpoint: Path | None) -> None:
+    """Tell before the work what `--bisect` lacks; ONNX Runtime is not imported for it."""
+    require("onnx", "export")
+    if checkpoint is None and find_spec("onnxruntime") is None:
+        raise MissingExtra(
+            "without --checkpoint, --bisect compares with ONNX Runtime, which is not installed; pip install "
+            "onnxruntime, or give --checkpoint CKPT"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +152,7 @@ class _Subject:
     Attributes:
         engines: that ran and were marked with the result.
         unmarked: why others that ran were not.
+        broken: what ended the bisection before it was done.
     """
 
     def __init__(
@@ -151,6 +167,7 @@ class _Subject:
         self._checkpoint, self._clip_weights, self._limits = checkpoint, clip_weights, limits
         self.engines: list[Engine] = []
         self.unmarked: list[str] = []
+        self.broken: AcdEdgeError | KeyboardInterrupt | None = None
         self._ran: list[Engine] = []
 
     def verified(self, pictures: Sequence[Shown]) -> VerifyReport:
@@ -188,8 +205,16 @@ class _Subject:
         except (EngineError, OutputError) as error:
             self.unmarked.append(f"the result is not kept beside the engine: {error}")
 
-    def bisected(self, *, is_wrong: bool) -> Bisection:
-        """Name the first block that departs; of an engine, by engines that give out what its blocks make."""
+    def bisected(self, *, is_wrong: bool) -> Bisection | None:
+        """Name the first block that departs; None where that is broken off, since the verification is told even so."""
+        try:
+            return self._bisected(is_wrong=is_wrong)
+        except (AcdEdgeError, KeyboardInterrupt) as error:
+            self.broken = error
+            return None
+
+    def _bisected(self, *, is_wrong: bool) -> Bisection:
+        """Of an engine, by engines that give out what its blocks make."""
         from acd_edge.export.bisect import bisect_bundle
 
         engine = next((each for each in self._ran if each.record.part == "model"), None)
@@ -255,11 +280,17 @@ class _Count:
 
 
 def _print_json(
-    report: VerifyReport, engines: Sequence[Engine], unread: Mapping[str, str], bisection: Bisection | None
+    report: VerifyReport,
+    engines: Sequence[Engine],
+    unread: Mapping[str, str],
+    bisection: Bisection | None,
+    broken: BaseException | None,
 ) -> None:
     values = {**report.to_dict(), "engines": [str(engine.folder) for engine in engines], "unread": dict(unread)}
     if bisection is not None:
         values["bisect"] = bisection.to_dict()
+    elif broken is not None:
+        values["bisect"] = {"error": str(broken) or "interrupted"}
     click.echo(json.dumps(values, indent=2, ensure_ascii=False))
 
 
@@ -273,7 +304,7 @@ def _print_table(report: VerifyReport, engines: Sequence[Engine], bisection: Bis
         click.echo(f"\n{bisection_table(bisection)}")
 
 
-def _tell_failure(report: VerifyReport, bisection: Bisection | None) -> None:
+def _tell_failure(report: VerifyReport, bisection: Bisection | str | None) -> None:
     from acd_edge.report.verification import failure_line
 
     click.echo(f"Error: {failure_line(report, bisection)}", err=True)

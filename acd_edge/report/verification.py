@@ -23,8 +23,11 @@ def verification_table(report: VerifyReport) -> str:
     return "\n".join([title, *blocks, "", "passed" if report.passed else "FAILED"])
 
 
-def failure_line(report: VerifyReport, bisection: Bisection | None = None) -> str:
-    """Which output departs furthest beyond its limit, by how much, and what to do; for a report that did not pass."""
+def failure_line(report: VerifyReport, bisection: Bisection | str | None = None) -> str:
+    """Which output departs furthest beyond its limit, by how much, and what to do; for a report that did not pass.
+
+    Of a bisection that gave nothing, `bisection` says so in words.
+    """
     check = max(report.failures, key=lambda each: (each.output not in DERIVED, _excess(each)))
     where = f" ({check.worst})" if check.worst else ""
     if check.value is None:
@@ -51,12 +54,14 @@ _TITLES = {
 }
 
 
-def _advice(report: VerifyReport, check: Check, bisection: Bisection | None) -> str:
+def _advice(report: VerifyReport, check: Check, bisection: Bisection | str | None) -> str:
     if check.against in ("text", "text-checkpoint", "golden-checkpoint"):
         return "export the bundle again"
     other = {"fp32": "", "bf16": "; or export --fp32", "fp16": "; or export --fp32 or --bf16"}
     if bisection is None:
         find = "find the block: add --bisect"
+    elif isinstance(bisection, str):
+        find = bisection
     elif bisection.first is None:
         find = "no block departs by itself"
     else:

@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from acd_edge.cli import cli
-from acd_edge.errors import OutputError, SourceError
+from acd_edge.errors import OutputError, SourceError, UsageError
 from acd_edge.export import judge
 from acd_edge.export.engine import compile_bundle
 from acd_edge.runtime.bundle import Bundle, write_bundle
@@ -81,7 +81,6 @@ def test_exit_1_and_one_line_that_says_which_and_what_to_do(departing: Path) -> 
     (line,) = (line for line in result.stderr.splitlines() if line.startswith("Error:"))
     assert "anomaly_map departs: difference 0.29" in line
     assert "at most 0.001 is allowed for fp32" in line
-    assert "find the block: add --bisect; or export --bf16" not in line  # fp32 is what there is
     assert line.endswith("find the block: add --bisect")
     assert result.stdout.rstrip().endswith("FAILED")
     call(
@@ -270,6 +269,35 @@ def test_an_engine_is_bisected_by_engines_like_it(tiny: Path, tensorrt: FakeBuil
     assert "the first block that departs is outputs" in result.stdout  # the tiny graph has no blocks
     assert "the first block that departs is outputs" in result.stderr
     assert tensorrt.built == built + 1
+
+
+@pytest.mark.parametrize("stop", [UsageError("without a checkpoint\nthere is nothing"), KeyboardInterrupt()])
+def test_a_bisection_that_is_broken_off_leaves_the_verification(
+    tiny: Path, departing: Path, stop: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bisect_bundle(*_: object, **__: object) -> None:
+        raise stop
+
+    monkeypatch.setattr("acd_edge.export.bisect.bisect_bundle", bisect_bundle)
+    ending = 1 if isinstance(stop, UsageError) else 128 + signal.SIGINT
+    assert "FAILED" in call(departing, "--bisect", exit_code=ending).stdout
+    result = call(tiny, "--bisect", "--json", exit_code=ending)
+    values = json.loads(result.stdout)
+    assert (values["passed"], values["bisect"]) == (True, {"error": str(stop) or "interrupted"})
+    if isinstance(stop, UsageError):
+        result = call(departing, "--bisect", exit_code=1)
+        reason, failure = (line for line in result.stderr.splitlines() if line.startswith("Error:"))
+        assert reason == "Error: no block is named: without a checkpoint there is nothing"
+        assert failure.endswith("the bisection was broken off")
+
+
+def test_bisect_says_before_the_work_that_onnx_runtime_is_not_there(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    result = call(tiny, "--bisect", exit_code=1)
+    assert "pip install onnxruntime, or give --checkpoint CKPT" in result.stderr
+    assert (result.stdout, "golden samples" in result.stderr) == ("", False)
 
 
 def test_ctrl_c_says_how_far_it_was_and_judges_nothing(
