@@ -91,7 +91,7 @@ def compile_bundle(
     *,
     force: bool = False,
     verify: bool = True,
-    text_encoder: bool = True,
+    parts: Collection[str] = (MODEL, TEXT_ENCODER),
     progress: Progress = logger.info,
     cuda: Cuda | None = None,
     trt: Any = None,
@@ -103,12 +103,12 @@ def compile_bundle(
         options: how to build.
         force: build even where an engine of exactly these options is there.
         verify: compare each engine with the bundle's golden samples, and keep the result beside it.
-        text_encoder: build the text encoder's engine too, where the bundle has one.
+        parts: which of its engines, `model`, `text encoder` or both; a bundle may have no text encoder.
         progress: is told each step.
         cuda, trt: the device and the library; this machine's own unless given.
 
     Returns:
-        The model's engine, and the text encoder's. One that failed its verification is among them, with that state.
+        The engines of the parts. One that failed its verification is among them, with that state.
 
     Raises:
         MissingExtra: TensorRT or CUDA's Python binding is not installed.
@@ -131,7 +131,7 @@ def compile_bundle(
 
         return _ready(machine, bundle, part, key, find, unsure, force=force, tell=tell)
 
-    return [ready(part) for part in parts_of(bundle, text_encoder=text_encoder)]
+    return [ready(part) for part in parts_of(bundle, parts)]
 
 
 def ensure_engine(
@@ -158,9 +158,7 @@ def ensure_engine(
     """
     machine = _machine(trt, cuda, progress)
     engines = []
-    for part in parts_of(bundle):
-        if part.name not in parts:
-            continue
+    for part in parts_of(bundle, parts):
         key = _key(machine, part, _with_prompts(bundle, BuildOptions()))
         find = partial(newest_engine, part.graph.digest, machine.tensorrt, machine.cuda.facts)
         engine = _ready(machine, bundle, part, key, find, {"never verified"})
@@ -215,12 +213,10 @@ def failure(bundle: Bundle, engine: Engine) -> str:
     )
 
 
-def parts_of(bundle: Bundle, *, text_encoder: bool = True) -> list[_Part]:
-    """The graphs of a bundle that become engines."""
-    parts = [_Part(name=MODEL, graph=bundle.model_file)]
-    if text_encoder and bundle.text_encoder_file is not None:
-        parts.append(_Part(name=TEXT_ENCODER, graph=bundle.text_encoder_file))
-    return parts
+def parts_of(bundle: Bundle, parts: Collection[str] = (MODEL, TEXT_ENCODER)) -> list[_Part]:
+    """The graphs of a bundle that become engines, those of them that are called so."""
+    graphs = {MODEL: bundle.model_file, TEXT_ENCODER: bundle.text_encoder_file}
+    return [_Part(name=name, graph=graph) for name, graph in graphs.items() if graph is not None and name in parts]
 
 
 def memory_needed(weights: int, workspace_mib: int, *, shared: bool) -> int:

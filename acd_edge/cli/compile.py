@@ -58,7 +58,7 @@ def command(
     acd-edge compile
     acd-edge compile line.acd --workspace 512
     """
-    from acd_edge.export.engine import compile_bundle, failure
+    from acd_edge.export.engine import MODEL, TEXT_ENCODER, compile_bundle, failure
     from acd_edge.runtime.bundle import Bundle, builtin_bundle
     from acd_edge.runtime.cuda import open_cuda
     from acd_edge.runtime.engines import BuildOptions
@@ -68,8 +68,8 @@ def command(
     options = BuildOptions(workspace_mib=workspace, optimization_level=optimization_level)
     with Bundle.open(builtin_bundle() if bundle is None else bundle) as opened:
         engines = compile_bundle(
-            opened, options, force=force, verify=not no_verify, text_encoder=not no_text_encoder,
-            progress=_tell, cuda=open_cuda(cuda), trt=trt,
+            opened, options, force=force, verify=not no_verify,
+            parts=[MODEL] if no_text_encoder else [MODEL, TEXT_ENCODER], progress=_tell, cuda=open_cuda(cuda), trt=trt,
         )  # fmt: skip
         click.echo(json.dumps(_values(opened, engines)) if as_json else "\n".join(map(_line, engines)))
         if no_verify:

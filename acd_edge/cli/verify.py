@@ -251,7 +251,7 @@ class _Subject:
 
     def _load_engine(self, graph: GraphFile) -> Backend:
         """The engine that is there, in whatever state, since one that failed may be verified again; else a new one."""
-        from acd_edge.export.engine import compile_bundle
+        from acd_edge.export.engine import MODEL, TEXT_ENCODER, compile_bundle
         from acd_edge.runtime.backends import check_options
         from acd_edge.runtime.backends.trt import TrtBackend
         from acd_edge.runtime.cuda import open_cuda
@@ -262,8 +262,8 @@ class _Subject:
         trt, cuda = load_tensorrt(), open_cuda(self._how.cuda)
         engine = newest_engine(graph.digest, trt.__version__, cuda.facts)
         if engine is None:
-            built = compile_bundle(self._bundle, verify=False, progress=_tell, cuda=cuda, trt=trt)
-            engine = next(each for each in built if each.record.key.graph == graph.digest)
+            part = MODEL if graph.digest == self._bundle.model_file.digest else TEXT_ENCODER
+            (engine,) = compile_bundle(self._bundle, verify=False, parts=[part], progress=_tell, cuda=cuda, trt=trt)
         return TrtBackend.of_engine(engine, cuda=cuda, trt=trt)
 
 

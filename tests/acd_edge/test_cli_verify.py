@@ -18,9 +18,9 @@ from PIL import Image
 from acd_edge.cli import cli
 from acd_edge.errors import OutputError, SourceError, UsageError
 from acd_edge.export import judge
-from acd_edge.export.engine import compile_bundle
+from acd_edge.export.engine import MODEL, compile_bundle
 from acd_edge.runtime.bundle import Bundle, write_bundle
-from acd_edge.runtime.engines import newest_engine
+from acd_edge.runtime.engines import BuildOptions, newest_engine
 from acd_edge.shown import find_pictures
 from tests.fake_builder import FakeBuilderRT
 from tests.fake_gpu import FakeCuda
@@ -241,6 +241,19 @@ def test_an_engine_is_marked_and_one_that_failed_can_be_verified_again(tiny: Pat
     result = call(tiny, "--backend", "tensorrt", "--tolerance", "map=0.5")
     assert "marked as verified" in result.stdout
     assert json.loads((engine.folder / "verify.json").read_text())["tolerance"]["map"] == 0.5
+
+
+def test_only_the_engine_that_is_missing_is_built(tmp_path: Path, tensorrt: FakeBuilderRT) -> None:
+    """Compiled with options of its own and without the text encoder: the model's engine is the one that stays."""
+    path = write_tiny_bundle(tmp_path / "talking", text_encoder=True)
+    with Bundle.open(path) as opened:
+        options = BuildOptions(workspace_mib=512)
+        (model,) = compile_bundle(opened, options, parts=[MODEL], cuda=tensorrt.cuda, trt=tensorrt)
+    values = json.loads(
+        call(path, "--backend", "tensorrt", "--json", exit_code=1).stdout
+    )  # its text features are made up
+    assert values["engines"][0] == str(model.folder)
+    assert (len(values["engines"]), tensorrt.built) == (2, 2)
 
 
 def test_a_result_that_cannot_be_kept_is_told_all_the_same(

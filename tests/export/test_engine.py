@@ -18,7 +18,7 @@ import pytest
 from acd_edge.errors import AcdEdgeError, DeviceError, EngineError, OutputError
 from acd_edge.export import engine as engine_module
 from acd_edge.export.build import new_monitor
-from acd_edge.export.engine import compile_bundle, ensure_engine
+from acd_edge.export.engine import MODEL, compile_bundle, ensure_engine
 from acd_edge.runtime.bundle import Bundle
 from acd_edge.runtime.engines import BuildOptions, all_engines, cache_root
 from acd_edge.runtime.trt_module import trt_log
@@ -96,7 +96,7 @@ def test_a_bundle_becomes_two_verified_engines(
 
 
 def test_the_builder_is_asked_for_what_the_options_say(compiled: Callable[..., Any], trt: FakeBuilderRT) -> None:
-    compiled(BuildOptions(workspace_mib=512, optimization_level=1), text_encoder=False, verify=False)
+    compiled(BuildOptions(workspace_mib=512, optimization_level=1), parts=[MODEL], verify=False)
     assert trt.asked == [
         "network 2",
         "parse_from_file",
@@ -108,7 +108,7 @@ def test_the_builder_is_asked_for_what_the_options_say(compiled: Callable[..., A
 
 def test_the_value_of_strongly_typed_is_the_releases_own(bundle: Bundle, cuda: RoomyCuda) -> None:
     eleven = FakeBuilderRT(cuda, __version__="11.4.0.106")
-    compile_bundle(bundle, cuda=cuda, trt=eleven, text_encoder=False, verify=False)
+    compile_bundle(bundle, cuda=cuda, trt=eleven, parts=[MODEL], verify=False)
     assert eleven.asked[0] == "network 1"
 
 
@@ -136,8 +136,8 @@ def test_what_is_there_is_used_and_force_builds_anew(
 def test_an_engine_whose_plan_is_not_its_own_is_built_anew(
     compiled: Callable[..., Any], trt: FakeBuilderRT, lines: list[str], spoil: Callable[[Path], Any]
 ) -> None:
-    spoil(compiled(text_encoder=False)[0].plan_path)
-    (engine,) = compiled(text_encoder=False)
+    spoil(compiled(parts=[MODEL])[0].plan_path)
+    (engine,) = compiled(parts=[MODEL])
     assert (engine.state, trt.built) == ("verified", 2)
     assert engine.plan_bytes() in trt.plans
     assert any("engine.plan was altered" in line or "engine.plan is missing" in line for line in lines)
@@ -146,11 +146,11 @@ def test_an_engine_whose_plan_is_not_its_own_is_built_anew(
 def test_a_rebuild_says_what_differs(
     compiled: Callable[..., Any], bundle: Bundle, trt: FakeBuilderRT, lines: list[str]
 ) -> None:
-    compiled(text_encoder=False)
-    compiled(BuildOptions(workspace_mib=512), text_encoder=False)
+    compiled(parts=[MODEL])
+    compiled(BuildOptions(workspace_mib=512), parts=[MODEL])
     assert "model: build the engine anew, since the workspace was 1024 MiB, is 512 MiB" in lines
     moved = RoomyCuda(JETSON)
-    compile_bundle(bundle, cuda=moved, trt=FakeBuilderRT(moved), text_encoder=False, progress=lines.append)
+    compile_bundle(bundle, cuda=moved, trt=FakeBuilderRT(moved), parts=[MODEL], progress=lines.append)
     assert any("the driver was 560.35.3, is 540.4.0" in line and "the GPU was Made GPU" in line for line in lines)
 
 
@@ -159,7 +159,7 @@ def test_the_timing_cache_of_the_device_is_used_again(compiled: Callable[..., An
     assert [each for each in trt.asked if "timing" in each] == ["timing cache b''", "timing cache b'measured'"]
     trt.fail.add("cache")  # it is refused: a new one is begun
     trt.asked.clear()
-    compiled(force=True, text_encoder=False)
+    compiled(force=True, parts=[MODEL])
     assert [each for each in trt.asked if "timing" in each] == ["timing cache b'measured'", "timing cache b''"]
 
 
@@ -183,7 +183,7 @@ def test_without_verification_an_engine_is_never_verified(compiled: Callable[...
 def test_ensure_builds_what_is_missing_and_uses_any_options(
     compiled: Callable[..., Any], bundle: Bundle, trt: FakeBuilderRT, cuda: RoomyCuda
 ) -> None:
-    compiled(BuildOptions(optimization_level=5), text_encoder=False)
+    compiled(BuildOptions(optimization_level=5), parts=[MODEL])
     assert trt.built == 1
     model, text = ensure_engine(bundle, cuda=cuda, trt=trt)
     assert trt.built == 2
@@ -213,7 +213,7 @@ def test_of_two_compiles_at_once_the_later_one_finds_the_engine_of_the_first(
             if "another acd-edge builds" in line:
                 waits.set()
 
-        found.append(compile_bundle(bundle, cuda=cuda, trt=trt, text_encoder=False, progress=progress))
+        found.append(compile_bundle(bundle, cuda=cuda, trt=trt, parts=[MODEL], progress=progress))
 
     threads = [threading.Thread(target=compile_it) for _ in range(2)]
     for thread in threads:
@@ -232,7 +232,7 @@ def test_a_disk_without_locks_builds_all_the_same(
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr("fcntl.flock", none)
-    assert compiled(text_encoder=False)[0].state == "verified"
+    assert compiled(parts=[MODEL])[0].state == "verified"
 
 
 def test_ensure_takes_the_parts_that_are_used(bundle: Bundle, trt: FakeBuilderRT, cuda: RoomyCuda) -> None:
@@ -244,7 +244,7 @@ def test_a_text_encoder_that_failed_does_not_end_a_run_of_the_model(
     compiled: Callable[..., Any], bundle: Bundle, trt: FakeBuilderRT, cuda: RoomyCuda, lines: list[str]
 ) -> None:
     """TensorRT 10.11 to 11.1 are said to get such a graph wrong; the bundle's own products do without it."""
-    compiled(text_encoder=False)
+    compiled(parts=[MODEL])
     trt.drift = 0.5
     (model,) = ensure_engine(bundle, cuda=cuda, trt=trt, progress=lines.append)
     assert (model.record.part, model.state) == ("model", "verified")
@@ -266,9 +266,9 @@ def test_an_engine_that_tells_no_types_is_kept_with_a_word(
     compiled: Callable[..., Any], trt: FakeBuilderRT, lines: list[str]
 ) -> None:
     trt.inspector = '{"Layers": ["a", "b"]}'
-    assert compiled(text_encoder=False)[0].record.precision == "unknown"
+    assert compiled(parts=[MODEL])[0].record.precision == "unknown"
     trt.inspector = "no JSON"
-    assert compiled(text_encoder=False, force=True)[0].record.precision == "unknown"
+    assert compiled(parts=[MODEL], force=True)[0].record.precision == "unknown"
     assert any("does not tell what the engine computes in" in line for line in lines)
 
 
@@ -293,10 +293,10 @@ def test_attention_that_is_no_single_kernel_is_told(
 def test_a_timing_cache_that_is_refused_is_not_the_reason_of_what_fails_later(
     compiled: Callable[..., Any], trt: FakeBuilderRT
 ) -> None:
-    compiled(text_encoder=False)
+    compiled(parts=[MODEL])
     trt.fail, trt.says = {"cache", "build"}, "Something else"
     with pytest.raises(EngineError, match=r"cannot build this graph \(TensorRT: Something else\)"):
-        compiled(text_encoder=False, force=True)
+        compiled(parts=[MODEL], force=True)
 
 
 FAILURES = [
@@ -358,7 +358,7 @@ def test_too_little_memory_or_disk_is_told_before_the_build(
     shared = RoomyCuda(JETSON)
     shared.room = 100 << 20
     monkeypatch.setattr(engine_module, "_available", lambda: 2 << 30)  # the system would give up its cache
-    assert compile_bundle(bundle, cuda=shared, trt=FakeBuilderRT(shared), text_encoder=False)[0].state == "verified"
+    assert compile_bundle(bundle, cuda=shared, trt=FakeBuilderRT(shared), parts=[MODEL])[0].state == "verified"
     monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1})())
     with pytest.raises(OutputError, match=r"0 MiB left and an engine .* set ACD_EDGE_CACHE"):
         compile_bundle(bundle, cuda=RoomyCuda(DESKTOP), trt=trt, force=True)
