@@ -6,6 +6,7 @@ Two presets fill what the paper leaves open: `paper` follows its equations, `ref
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from types import MappingProxyType
@@ -126,23 +127,26 @@ class ModelConfig:
     blend: float = 0.2
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "kernels", tuple(self.kernels))
         _one_of("preset", self.preset, PRESETS)
         _one_of("domain", self.domain, DOMAINS)
         _one_of("vision_adapter", self.vision_adapter, ("conv_lora", "lora"))
         _one_of("fusion", self.fusion, ("gateway", "static"))
         for name in ("size", "groups", "rank", "conv_rank", "head_hidden", "gate_hidden"):
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            if not is_whole(value) or value < 1:
                 raise ConfigError(f"{name} must be a whole number above zero, got {value!r}")
         for name in ("alpha", "conv_alpha", "blend"):
-            value = getattr(self, name)
-            if not isinstance(value, (int, float)) or isinstance(value, bool) or not abs(value) < float("inf"):
+            if not is_number(value := getattr(self, name)):
                 raise ConfigError(f"{name} must be a number, got {value!r}")
-        if not self.kernels or any(not isinstance(k, int) or k < 1 or k % 2 == 0 for k in self.kernels):
-            raise ConfigError(f"kernels must be odd whole numbers, got {self.kernels}")
-        if self.backbone != "compact" and not self.backbone.startswith("clip:"):
+        kernels = self.kernels if isinstance(self.kernels, (list, tuple)) else ()
+        if not kernels or any(not is_whole(k) or k < 1 or k % 2 == 0 for k in kernels):
+            raise ConfigError(f"kernels must be odd whole numbers, got {self.kernels!r}")
+        object.__setattr__(self, "kernels", tuple(kernels))
+        backbone = self.backbone if isinstance(self.backbone, str) else ""
+        if backbone != "compact" and not backbone.startswith("clip:"):
             raise ConfigError(f"backbone must be 'compact' or 'clip:<open_clip name>', got {self.backbone!r}")
+        if not isinstance(self.pretrained, str):
+            raise ConfigError(f"pretrained must be a tag of open_clip's, got {self.pretrained!r}")
 
     @property
     def rules(self) -> Preset:
@@ -191,6 +195,16 @@ ABLATIONS: Mapping[str, Mapping[str, str]] = MappingProxyType(
 """Rows of the paper's Table 2, as settings of `ModelConfig`."""
 
 
+def is_whole(value: object) -> bool:
+    """Whether it is a whole number; true and false are none."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> bool:
+    """Whether it is a finite number that a float can hold."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
 def _one_of(name: str, value: object, known: Any) -> None:
-    if value not in known:
+    if not isinstance(value, str) or value not in known:
         raise ConfigError(f"{name} must be one of {', '.join(known)}, got {value!r}")

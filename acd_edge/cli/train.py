@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -12,6 +13,7 @@ import click
 
 from acd_edge.cli.data import DATA_HELP, LAYOUT_HELP, Progress
 from acd_edge.config import DOMAINS, PRESETS, Domain, ModelConfig
+from acd_edge.errors import UsageError
 from acd_edge.train.config import Precision, TrainConfig
 from acd_edge.train.settings import Settings, read_settings
 
@@ -95,6 +97,8 @@ def command(
     from acd_edge.train.run import TrainRun, train
     from acd_edge.train.stem import GIB, Room
 
+    if not math.isfinite(cache_memory * GIB):
+        raise UsageError(f"--cache-memory must be a number of GB, got {cache_memory}")
     given = read_settings(config) if config else Settings()
     model, recipe = _configs(given, domain=domain, **settings)
     samples = load_data(data, root, split="train" if recipe.pictures == "all" else "test", layout=layout)

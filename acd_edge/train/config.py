@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
+from acd_edge.config import is_number, is_whole
 from acd_edge.errors import ConfigError
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -84,16 +85,16 @@ class TrainConfig:
             value = getattr(self, name)
             if value is None and name == "steps":
                 continue
-            if not _is_whole(value) or value < 1:
+            if not is_whole(value) or value < 1:
                 raise ConfigError(f"{name} must be a whole number above zero, got {value!r}")
         for name in ("synthetic", "textures", "spoiled", "backdrop", "generic", "average"):
-            if not _is_number(value := getattr(self, name)) or not 0 <= value <= 1:
+            if not is_number(value := getattr(self, name)) or not 0 <= value <= 1:
                 raise ConfigError(f"{name} is a share between 0 and 1, got {value!r}")
         for name in ("vision_rate", "text_rate", "decay", "weight_decay", "blend_clip"):
-            if not _is_number(value := getattr(self, name)) or not value >= 0:
+            if not is_number(value := getattr(self, name)) or not value >= 0:
                 raise ConfigError(f"{name} must be a number from zero, got {value!r}")
-        if not _is_whole(self.seed) or self.seed < 0:
-            raise ConfigError(f"seed must be a whole number from zero, got {self.seed!r}")
+        if not is_whole(self.seed) or not 0 <= self.seed < 2**64:
+            raise ConfigError(f"seed must be a whole number from zero, below 2^64, got {self.seed!r}")
         if not isinstance(self.augment, bool):
             raise ConfigError(f"augment must be true or false, got {self.augment!r}")
         for name, known in _CHOICES.items():
@@ -134,11 +135,3 @@ class TrainConfig:
         if unknown := sorted(set(values) - known):
             raise ConfigError(f"unknown training setting {', '.join(unknown)}; known are {', '.join(sorted(known))}")
         return cls(**values)
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

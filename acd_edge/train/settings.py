@@ -60,7 +60,7 @@ def _read(path: Path) -> Settings:
     except FileNotFoundError as error:
         names = ", ".join(recipe_names())
         raise ConfigError(f"no settings at {path}; give a JSON file, or one of the recipes {names}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"cannot read {path}: {error}") from error
     fits = isinstance(content, dict) and set(content) <= set(SECTIONS)
     if not fits or not all(isinstance(section, dict) for section in content.values()):

@@ -121,6 +121,7 @@ FAULTS: list[tuple[Callable[[Path], object], str]] = [
     (_config(lambda c: c.update(model=None)), "must hold the objects model and training"),
     (_config(lambda c: c["model"].update(colour="red")), "unknown model setting colour; known are alpha"),
     (_config(lambda c: c["model"].update(groups="3")), "groups must be a whole number above zero, got '3'"),
+    (_config(lambda c: c["model"].update(kernels=3)), "config.json: kernels must be odd whole numbers, got 3"),
     (_config(lambda c: c["model"].update(groups=4)), "4 groups do not divide the 6 blocks"),
     (_config(lambda c: c["model"].update(backbone="clip:ViT-B-16")), "backbone.json names compact"),
     (_backbone(sha256="0" * 64), "the model needs 00000000"),

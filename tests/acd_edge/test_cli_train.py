@@ -223,6 +223,12 @@ def test_refuses(data: Path, tmp_path: Path, flags: list[str], message: str) -> 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("memory", ["inf", "nan", "1e300"])
+def test_a_cache_without_end_is_refused(data: Path, tmp_path: Path, memory: str) -> None:
+    refused = train(data, "-o", str(tmp_path / "out"), "--cache-memory", memory)
+    assert (refused.exit_code, "--cache-memory must be a number of GB, got" in refused.stderr) == (2, True)
+
+
 def test_an_existing_checkpoint_needs_force(data: Path, tmp_path: Path) -> None:
     target = str(tmp_path / "out")
     assert train(data, "--steps", "1", "-o", target).exit_code == 0

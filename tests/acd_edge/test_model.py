@@ -178,6 +178,13 @@ def test_positions_keep_the_class_token_and_a_constant() -> None:
         ({"kernels": (2,)}, "kernels must be odd"),
         ({"domain": "space"}, "domain must be one of industrial, medical"),
         ({"width": 3}, "unknown model setting width"),
+        ({"kernels": 3}, "kernels must be odd whole numbers, got 3"),
+        ({"kernels": None}, "kernels must be odd whole numbers, got None"),
+        ({"kernels": [True]}, "kernels must be odd"),
+        ({"preset": ["paper"]}, "preset must be one of paper, reference"),
+        ({"backbone": None}, "backbone must be 'compact' or"),
+        ({"pretrained": 3}, "pretrained must be a tag of open_clip's, got 3"),
+        ({"alpha": 10**400}, "alpha must be a number"),
     ],
 )
 def test_config_refuses(settings: dict[str, Any], message: str) -> None:

@@ -58,6 +58,7 @@ def test_a_file_may_hold_a_part(tmp_path: Path) -> None:
         ('{"words": {"pcb": "board"}}', "words of pcb must be a list of phrases"),
         ('{"words": {"pcb": []}}', "words of pcb must be a list of phrases"),
         ("{", "cannot read"),
+        ("[" * 100_000, "cannot read"),
     ],
 )
 def test_a_wrong_file_is_named(tmp_path: Path, content: str, message: str) -> None:

@@ -358,6 +358,7 @@ def test_rates_fall() -> None:
     [
         {"steps": 0}, {"synthetic": 1.5}, {"schedule": "linear"}, {"rate": 1}, {"batch": "6"}, {"decay": None},
         {"precision": "fp8"}, {"accumulate": 7}, {"augment": 1}, {"seed": -1}, {"cache": "fp64"},
+        {"blend_clip": float("inf")}, {"decay": 10**400}, {"seed": 2**64},
     ],
 )  # fmt: skip
 def test_recipe_refuses(wrong: dict[str, object]) -> None:
