@@ -31,6 +31,7 @@ __all__ = [
     "builtin_checkpoint",
     "check_target",
     "checkpoint_digest",
+    "is_builtin",
     "load_checkpoint",
     "read_config",
     "read_info",
@@ -62,6 +63,11 @@ class CheckpointInfo:
 def builtin_checkpoint() -> Path:
     """The checkpoint that the package carries."""
     return Path(acd_edge.__file__).absolute().parent / "builtin" / "checkpoint"
+
+
+def is_builtin(path: Path) -> bool:
+    """Whether a path, whatever it is called, leads to the checkpoint that the package carries."""
+    return path.resolve() == builtin_checkpoint().resolve()
 
 
 def read_config(path: Path) -> ModelConfig:

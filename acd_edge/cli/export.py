@@ -119,7 +119,7 @@ def command(
         products=words,
         tokenizer_json=tokenizer_json(model.config) if with_text_encoder else None,
         source=_source(path, info),
-        **_beside(path, info.training, builtin=checkpoint is None),
+        **_beside(path, info.training),
     )
     found = None
     if judges is None:
@@ -155,12 +155,20 @@ def _source(path: Path, info: CheckpointInfo) -> dict[str, Any]:
     }
 
 
-def _beside(path: Path, training: Mapping[str, Any], *, builtin: bool) -> dict[str, Any]:
+def weights_licence(path: Path, training: Mapping[str, Any]) -> str | None:
+    """The licence of a checkpoint's weights in words; None where it is not recorded."""
+    from acd_edge.checkpoint import is_builtin
+
+    return BUILTIN_LICENCE if is_builtin(path) else training.get("license")
+
+
+def _beside(path: Path, training: Mapping[str, Any]) -> dict[str, Any]:
     """The weights' licence, its text where a file has it, and what they were trained on; the bundle carries all."""
+    from acd_edge.checkpoint import is_builtin
     from acd_edge.data.zero_shot import RECORD_FILE, TrainingRecord, record_of_checkpoint
 
-    file = (path.parent if builtin else path) / LICENCE_FILE
-    named = BUILTIN_LICENCE if builtin else training.get("license")
+    file = (path.resolve().parent if is_builtin(path) else path) / LICENCE_FILE
+    named = weights_licence(path, training)
     extra: dict[str, Path | bytes] = {}
     if file.is_file():
         named, extra[LICENCE_FILE] = named or f"see {LICENCE_FILE}", file

