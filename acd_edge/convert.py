@@ -46,9 +46,9 @@ def read_authors(path: Path) -> AuthorsCheckpoint:
     """
     if not path.is_file():
         raise CheckpointError(f"no authors' checkpoint at {path}")
-    if is_torchscript(path):
-        raise CheckpointError(f"{path} is a TorchScript archive, not an authors' checkpoint; is it the CLIP weights?")
     try:
+        if is_torchscript(path):
+            raise CheckpointError(f"{path} is a TorchScript archive, no authors' checkpoint; is it the CLIP weights?")
         content = read_pickle(path)
         if not isinstance(content, Mapping) or not set(_PARTS) <= set(content):
             held = ", ".join(map(str, content)) if isinstance(content, Mapping) else type(content).__name__

@@ -85,11 +85,18 @@ def state_dict_of(content: Any, path: Path) -> dict[str, Tensor]:
 
 
 def is_torchscript(path: Path) -> bool:
-    """Whether the file is a TorchScript archive, which carries code beside its tensors."""
+    """Whether the file is a TorchScript archive, which carries code beside its tensors.
+
+    Raises:
+        WeightsError: it is an archive whose list of members is damaged.
+    """
     if not zipfile.is_zipfile(path):
         return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except (zipfile.BadZipFile, *_DAMAGED) as error:
+        raise WeightsError(f"{path} is a damaged archive: {_first_line(error)}") from error
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:

@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import save_file
 
 from acd_edge.config import ModelConfig
-from acd_edge.errors import ConfigError, MissingExtra, WeightsError
+from acd_edge.convert import read_authors
+from acd_edge.errors import CheckpointError, ConfigError, MissingExtra, WeightsError
 from acd_edge.model import _clip, _compact
 from acd_edge.model._archive import is_torchscript, read_tensors
 from acd_edge.model.towers import resize_positions
@@ -292,6 +293,25 @@ def test_truncated_file_is_one_line(tmp_path: Path, theirs: open_clip.CLIP) -> N
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(WeightsError) as error:
         load_towers(CONFIG, path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("read", [read_tensors, read_authors])
+@pytest.mark.parametrize("at", [0, 6, 46])
+def test_damaged_list_of_an_archive_is_one_line(tmp_path: Path, at: int, read: Callable[[Path], object]) -> None:
+    """The end record, by which an archive is known, is whole; the first entry of the list before it is not.
+
+    Wrong are its signature, the version needed to read it, and its name.
+    """
+    path = tmp_path / "clip.pt"
+    torch.save({"epoch": torch.zeros(3)}, path)
+    content = bytearray(path.read_bytes())
+    entry = content.index(b"PK\x01\x02")
+    content[entry + at : entry + at + 2] = b"\xff\xff"
+    path.write_bytes(content)
+    with pytest.raises((WeightsError, CheckpointError)) as error:
+        read(path)
+    assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
 
 
