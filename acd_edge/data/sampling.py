@@ -63,6 +63,7 @@ class Item:
         category: what it is said to show.
         image: gives its pixels, uint8 RGB (S, S, 3).
         mask: gives its mask, uint8 (S, S), 1 where defective.
+        label: 1 for a defective picture; None where the mask tells it.
         key: the file whose pixels these are, where a file always comes as the same pixels; None where they were made
             for this item. Until then such an item has decoded nothing.
     """
@@ -70,6 +71,7 @@ class Item:
     category: str
     image: Callable[[], Bytes]
     mask: Callable[[], Bytes]
+    label: int | None = None
     key: Path | None = None
 
 
@@ -83,7 +85,8 @@ class Batches:
         seed: with the step it decides everything.
         synthetic, textures, spoiled, backdrop, generic: see `Mix`.
         augment: crop, turn, recolour and degrade; off, pictures come as `read_sample` gives them.
-        style: of what `augment` does; `authors` is the way of the authors' code.
+        style: of what `augment` does; `authors` is the way of the authors' code, where a real picture keeps its label
+            though its defect was moved out of it.
         order: `balanced` draws real pictures as `Mix` says; `shuffled` goes through all of them, each once, in a new
             random order each time, whatever their label.
         cache_bytes: decoded pictures are kept in memory up to here, the later ones are decoded each time.
@@ -130,12 +133,12 @@ class Batches:
         """Return batch number `step`.
 
         Returns:
-            pictures uint8 RGB (B, S, S, 3); masks uint8 (B, S, S), 1 where defective; labels int64 (B,), 1 where the
-            mask has a pixel; the categories' names, B of them.
+            pictures uint8 RGB (B, S, S, 3); masks uint8 (B, S, S), 1 where defective; labels int64 (B,), see
+            `labels_of`; the categories' names, B of them.
         """
         items = self.items(step)
         images, masks = np.stack([item.image() for item in items]), np.stack([item.mask() for item in items])
-        return images, masks, labels_of(masks), [item.category for item in items]
+        return images, masks, labels_of(items, masks), [item.category for item in items]
 
     def items(self, step: int, slots: Iterable[int] | None = None) -> list[Item]:
         """The pictures of batch number `step`, or those of its `slots` alone: each is a function of (step, slot)."""
@@ -147,10 +150,15 @@ class Batches:
         sample = None if origin == "texture" else self._choose(rng, origin, step, slot)
         if sample is not None and origin == "real" and not self.augment:
             image, mask = partial(self._picture, sample), partial(self._mask, sample)
-            return Item(category=self._named(rng, sample.category), image=image, mask=mask, key=sample.image)
+            name = self._named(rng, sample.category)
+            return Item(category=name, image=image, mask=mask, label=self._label(sample), key=sample.image)
         pixels, defect = self._made(rng, origin, sample)
         name = self._named(rng, sample.category if sample else GENERIC)
-        return Item(category=name, image=lambda: pixels, mask=lambda: defect)
+        label = self._label(sample) if sample and origin == "real" else None
+        return Item(category=name, image=lambda: pixels, mask=lambda: defect, label=label)
+
+    def _label(self, sample: Sample) -> int | None:
+        return sample.label if self.style == "authors" else None
 
     def _made(self, rng: Rng, origin: Origin, sample: Sample | None) -> tuple[Bytes, Bytes]:
         """Picture and mask that are this item's alone."""
@@ -236,9 +244,12 @@ class Batches:
         return self._cache[sample]
 
 
-def labels_of(masks: Bytes) -> Labels:
-    """1 where a mask (B, S, S) has a pixel: int64 (B,)."""
-    return np.asarray(masks.any(axis=(1, 2)), np.int64)
+def labels_of(items: Sequence[Item], masks: Bytes) -> Labels:
+    """Labels of items, int64 (B,): their own, or 1 where their mask of `masks` (B, S, S) has a pixel."""
+    seen = masks.any(axis=(1, 2))
+    return np.array(
+        [given if item.label is None else item.label for item, given in zip(items, seen, strict=True)], np.int64
+    )
 
 
 @lru_cache(maxsize=2)

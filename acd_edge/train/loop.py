@@ -214,7 +214,7 @@ class Trainer:
         levels = self._levels(items)  # first: a picture that is decoded here leaves its mask behind
         masks = np.stack([item.mask() for item in items])
         logits = self.model.map_logits(levels.segment, features, self.model.fusion_weights(levels.segment))
-        wanted, labels = (self._here(torch.from_numpy(array)) for array in (masks, labels_of(masks)))
+        wanted, labels = (self._here(torch.from_numpy(array)) for array in (masks, labels_of(items, masks)))
         on_map = map_loss(self.model.anomaly_map(logits, smooth=False), wanted.float())
         return on_map, class_loss(self.model.class_logits(levels.detect, features), labels)
 

@@ -10,7 +10,7 @@ import pytest
 from acd_edge.data import augment_authors, sampling
 from acd_edge.data.samples import Bytes, Sample, load_data, read_sample
 from acd_edge.data.sampling import Batches
-from tests.picture_trees import SIDE, write_category
+from tests.picture_trees import SIDE, write_category, write_defect, write_good
 
 PLAIN = {"synthetic": 0.0, "textures": 0.0, "generic": 0.0, "augment": False}
 
@@ -107,11 +107,23 @@ def test_authors_colours_stay_within_their_factors() -> None:
     assert 5 < middles.count(100.0) < 35  # three in ten keep their brightness
 
 
-def test_authors_augmentation_keeps_the_label(samples: list[Sample]) -> None:
+def test_authors_augmentation_keeps_the_label(tmp_path: Path) -> None:
+    """A chip in the corner is often turned or shifted out: theirs stays a defective picture, ours becomes good."""
+    write_defect(tmp_path / "set" / "chipped", "chip", "000", 200, np.s_[:6, :6])
+    write_good(tmp_path / "set" / "whole", "test", "000")
+    two = load_data([tmp_path / "set"], split="train")
+    for style in ("authors", "ours"):
+        batches = Batches(two, size=28, batch=40, seed=1, **{**PLAIN, "augment": True}, style=style)  # type: ignore[arg-type]
+        _, masks, labels, names = batches.batch(0)
+        own, left = np.array(names) == "chipped", masks.any(axis=(1, 2))
+        assert 0 < left.sum() < own.sum()
+        np.testing.assert_array_equal(labels, own if style == "authors" else left)
+
+
+def test_authors_augmentation_is_not_ours(samples: list[Sample]) -> None:
     batches = Batches(samples, size=28, batch=6, seed=1, **{**PLAIN, "augment": True}, style="authors")  # type: ignore[arg-type]
-    images, masks, labels, _ = batches.batch(0)
+    images, masks, _, _ = batches.batch(0)
     assert images.shape == (6, 28, 28, 3)
     assert set(np.unique(masks)) == {0, 1}
-    np.testing.assert_array_equal(labels, masks.any(axis=(1, 2)))
     ours = Batches(samples, size=28, batch=6, seed=1, **{**PLAIN, "augment": True})  # type: ignore[arg-type]
     assert not np.array_equal(images, ours.batch(0)[0])

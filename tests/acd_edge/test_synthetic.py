@@ -135,8 +135,8 @@ def test_batch_has_the_promised_shapes_and_labels_follow_masks(samples: list[Sam
 def test_without_augmentation_pictures_are_read_as_they_are(samples: list[Sample]) -> None:
     batches = Batches(samples, size=28, batch=24, seed=2, synthetic=0, textures=0, generic=0, augment=False)
     images, _, labels, names = batches.batch(5)
-    known = {(read_sample(sample, 28)[0].tobytes(), sample.category) for sample in samples}
-    assert {(image.tobytes(), name) for image, name in zip(images, names, strict=True)} <= known
+    known = {(read_sample(sample, 28)[0].tobytes(), sample.category, sample.label) for sample in samples}
+    assert {(image.tobytes(), *of) for image, *of in zip(images, names, labels, strict=True)} <= known
     assert 0.25 < labels.mean() < 0.75  # good and defective by an even draw, though six of nine are defective
     assert {"nut", "plate"} == set(names)
 

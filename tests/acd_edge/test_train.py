@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,16 @@ def test_prompt_features_ignore_padding_and_know_the_words() -> None:
     torch.testing.assert_close(features[1], alone[0], rtol=0, atol=2e-6)  # fp32, other batch shapes
     norms = features.norm(dim=-1)
     torch.testing.assert_close(norms, torch.ones_like(norms))
+
+
+def test_a_picture_may_have_a_label_that_its_mask_does_not_tell() -> None:
+    run, items = trainer(), Squares().items(0)
+    defective = [replace(item, label=1) for item in items]
+    with torch.no_grad():
+        features = run.text(["cup"] * BATCH)
+        (on_map, on_class), (same, other) = run._losses(items, features), run._losses(defective, features)
+    assert torch.equal(on_map, same)
+    assert abs(float(on_class - other)) > 1e-3
 
 
 def test_levels_of_training_equal_levels_of_inference() -> None:
