@@ -61,7 +61,7 @@ class Rung:
         name, size, precision: which.
         backend: what ran it.
         p50_ms, p95_ms: to the decision; None where it was not measured.
-        pixel_auroc: in 0 to 1; None where it was not measured, or there are no masks.
+        pixel_auroc: in 0 to 1; None where it was not measured.
         fits: its p95 is within the budget.
         reason: why it is not there; empty where it is.
     """
@@ -242,7 +242,7 @@ class Work:
         value = kept.get("pixel_auroc")
         return float(value) if isinstance(value, (int, float)) else None
 
-    def judge(self, choice: Choice, of: Mapping[str, Any], pixel_auroc: float | None) -> None:
+    def judge(self, choice: Choice, of: Mapping[str, Any], pixel_auroc: float) -> None:
         """Keep what was found."""
         self._put(choice, {**self._rung(choice), "judged": {"of": dict(of), "pixel_auroc": pixel_auroc}})
 
@@ -303,7 +303,7 @@ class Ladder:
 
 Measure = Callable[[Path], "tuple[Latency, str]"]
 """Bundle -> its latency, and the backend that ran it."""
-Judge = Callable[[Path, Choice], "float | None"]
+Judge = Callable[[Path, Choice], float]
 """Bundle -> pixel AUROC on the data."""
 
 

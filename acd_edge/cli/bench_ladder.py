@@ -16,6 +16,7 @@ import click
 
 from acd_edge.cli.backend import BackendFlags, load_detector
 from acd_edge.cli.data import Progress
+from acd_edge.cli.judged import judged_samples, pixel_auroc_of
 from acd_edge.errors import BenchError, BundleError, DataError, UsageError
 
 if TYPE_CHECKING:
@@ -32,15 +33,13 @@ _TENSORRT = "tensorrt"
 def climb(flags: Flags, how: BackendFlags) -> int:
     """Walk the ladder, tell it, and return the exit status: 1 where nothing fits the budget."""
     from acd_edge.bench.ladder import Ladder, Work
-    from acd_edge.data.samples import load_data
 
     if flags.budget_ms is None:
         raise UsageError("--from belongs to the ladder: give --budget-ms T, or name a bundle to measure")
     if not flags.data:
         raise UsageError("the ladder judges on labelled pictures: give --data DIR")
-    samples = load_data(flags.data, flags.root, split="test", layout=flags.layout)
+    samples = judged_samples(flags.data, flags.root, flags.layout, flags.calib)
     request = _request(flags, samples, how)
-    _check_calibration(flags, samples)
     _warn_trained(request.checkpoint, samples)
     ladder, stopped = Ladder(flags.budget_ms), None
     with _work_folder(flags.output) as folder:
@@ -122,19 +121,6 @@ def _calib_digest(folder: Path) -> str:
     return find_pictures(folder).sha256
 
 
-def _check_calibration(flags: Flags, samples: Sequence[Sample]) -> None:
-    """Refuse pictures that would be calibrated on and judged on, under whatever name they lie."""
-    if flags.calib is None:
-        return
-    from acd_edge.calib.pictures import pictures_below
-    from acd_edge.data.zero_shot import picture_digest
-
-    judged = {picture_digest(sample.image) for sample in samples}
-    met = [path for path in pictures_below(flags.calib) if picture_digest(path) in judged]
-    if met:
-        raise DataError(f"{len(met)} pictures of --calib are in --data too, the first is {met[0]}; they must differ")
-
-
 def _warn_trained(checkpoint: Path, samples: Sequence[Sample]) -> None:
     """Say it where the figures are not those of new pictures; to compare rungs they serve all the same."""
     from acd_edge.data.zero_shot import guard, record_of_checkpoint
@@ -200,7 +186,7 @@ class _Judge:
         self._samples, self._how, self._work = samples, how, work
         self._data = _fingerprint(samples)
 
-    def __call__(self, bundle: Path, choice: Choice) -> float | None:
+    def __call__(self, bundle: Path, choice: Choice) -> float:
         from acd_edge.evaluate import evaluate, predictor_from_detector
 
         with load_detector(bundle, product="object", how=self._how) as detector:
@@ -216,7 +202,7 @@ class _Judge:
             )  # fmt: skip
         if report.failed:
             raise DataError(f"{len(report.failed)} pictures cannot be read, the first: {report.failed[0].reason}")
-        found = report.mean.pixel_auroc
+        found = pixel_auroc_of(report)
         self._work.judge(choice, of, found)
         return found
 
@@ -263,8 +249,8 @@ def _tell_rungs(rungs: Iterator[Rung]) -> None:
 def _said(rung: Rung) -> str:
     if rung.reason:
         return rung.reason
-    accuracy = "no pixel AUROC" if rung.pixel_auroc is None else f"pixel AUROC {100 * rung.pixel_auroc:.2f}"
-    return f"p50 {rung.p50_ms:.1f} ms, p95 {rung.p95_ms:.1f} ms, {accuracy}"
+    assert rung.pixel_auroc is not None
+    return f"p50 {rung.p50_ms:.1f} ms, p95 {rung.p95_ms:.1f} ms, pixel AUROC {100 * rung.pixel_auroc:.2f}"
 
 
 def _values(

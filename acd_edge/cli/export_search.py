@@ -11,15 +11,8 @@ from typing import TYPE_CHECKING, Any
 from acd_edge.cli.backend import BackendFlags, load_detector
 from acd_edge.cli.data import Progress as Counter
 from acd_edge.cli.export_precision import Wanted, int8_plan
-from acd_edge.errors import (
-    BackendError,
-    DataError,
-    DeviceError,
-    EngineError,
-    ExportError,
-    MissingExtra,
-    UsageError,
-)
+from acd_edge.cli.judged import judged_samples, pixel_auroc_of
+from acd_edge.errors import BackendError, DataError, DeviceError, EngineError, ExportError, MissingExtra
 
 if TYPE_CHECKING:
     from acd_edge.calib.pictures import CalibrationPictures
@@ -95,22 +88,8 @@ class Found:
 
 
 def judges_of(wanted: Wanted) -> Judges:
-    """List the labelled pictures of `--data`, and see that none of them sets INT8's ranges.
-
-    Raises:
-        UsageError: a picture lies in both folders.
-        DataError: nothing is labelled there, or nothing on which a pixel AUROC can be measured.
-    """
-    from acd_edge.data.samples import load_data
-
-    samples = load_data(wanted.data, wanted.root, split="test", layout=wanted.layout)
-    told = ", ".join(map(str, wanted.data))
-    if not any(sample.label for sample in samples):
-        raise DataError(f"{told} holds no defective picture, so there is no pixel AUROC that could drop")
-    if not any(sample.mask for sample in samples):
-        raise DataError(f"{told} has no masks, so there is no pixel AUROC that could drop")
-    if wanted.calib is not None:
-        _check_apart(wanted.calib, samples)
+    """What the flags say, before a model is loaded; raises as `judged_samples`."""
+    samples = judged_samples(wanted.data, wanted.root, wanted.layout, wanted.calib)
     backend, on_engines = _backend(wanted)
     return Judges(samples=samples, backend=backend, on_engines=on_engines)
 
@@ -176,19 +155,6 @@ def _candidates(
 def _as(options: ExportOptions, candidate: Candidate, plan: Int8Plan | None) -> ExportOptions:
     int8 = None if candidate.precision != "int8" or plan is None else replace(plan, leave_out=candidate.leave_out)
     return replace(options, precision=candidate.precision, int8=int8)
-
-
-def _check_apart(calib: Path, samples: Sequence[Sample]) -> None:
-    """Refuse pictures that would both set the ranges and judge them, under whatever name they lie."""
-    from acd_edge.calib.pictures import pictures_below
-    from acd_edge.data.zero_shot import picture_digest
-
-    known = {picture_digest(path): path for path in pictures_below(calib)}
-    for sample in samples:
-        if (same := known.get(picture_digest(sample.image))) is not None:
-            raise UsageError(
-                f"{sample.image} of --data is {same} of --calib too; ranges cannot be judged on pictures that set them"
-            )
 
 
 def _backend(wanted: Wanted) -> tuple[BackendFlags, bool]:
@@ -302,9 +268,7 @@ class _Bench:
             predictor_from_detector(detector), self._judges.samples, size=manifest.size, words=self._words,
             resize_rule=manifest.resize, listener=_Told(name),
         )  # fmt: skip
-        if report.mean.pixel_auroc is None:
-            raise DataError("no category of --data shows good and defective pixels, so no pixel AUROC could drop")
-        return report.mean.pixel_auroc
+        return pixel_auroc_of(report)
 
 
 def _graph_bytes(detector: Detector) -> int:

@@ -361,15 +361,26 @@ def test_ctrl_c_tells_the_rungs_so_far(
         (["--budget-ms", 5, "--data", "DATA", "BUNDLE"], "a bundle or result has no use in the ladder"),
         (["--budget-ms", "nan", "--data", "DATA"], "--budget-ms must be a number"),
         (["--budget-ms", 5, "--data", "DATA", "--from", "NOWHERE"], "no checkpoint at NOWHERE"),
-        (["--budget-ms", 5, "--data", "DATA", "--from", "CKPT", "--calib", "DATA"], "of --calib are in --data too"),
-        (["--budget-ms", 5, "--data", "DATA", "--from", "CKPT", "--calib", "COPY"], "1 pictures of --calib are in"),
+        (["--budget-ms", 5, "--data", "DATA", "--from", "CKPT", "--calib", "DATA"], "ranges cannot be judged"),
+        (["--budget-ms", 5, "--data", "DATA", "--from", "CKPT", "--calib", "COPY"], "COPY/under-another-name.png of"),
         (["--budget-ms", 5, "--data", "EMPTY", "--from", "CKPT"], "EMPTY"),
+        (["--budget-ms", 5, "--data", "bare.jsonl", "--from", "CKPT"], "bare.jsonl has no masks, so there is no pixel"),
+        (["--budget-ms", 5, "--data", "good.jsonl", "--from", "CKPT"], "good.jsonl holds no defective picture"),
     ],
 )
 def test_bad_input_is_one_line(
-    args: list[Any], words: str, checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    args: list[Any],
+    words: str,
+    checkpoint: Path,
+    data: Path,
+    tmp_path: Path,
+    exported: None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    for name, label in (("bare", 1), ("good", 0)):
+        line = {"image_path": "set/metal_nut/test/dent/000.png", "label": label, "class_name": "metal_nut"}
+        Path(f"{name}.jsonl").write_text(json.dumps(line))
     (tmp_path / "EMPTY").mkdir()
     (tmp_path / "COPY").mkdir()
     shutil.copy(next(data.glob("*/test/good/*")), tmp_path / "COPY" / "under-another-name.png")
@@ -377,7 +388,7 @@ def test_bad_input_is_one_line(
     result = run(*(places.get(arg, arg) for arg in args))
     assert result.exit_code in (1, 2)
     assert words in result.stderr
-    assert (result.stdout, result.stderr.count("Error:")) == ("", 1)
+    assert (result.stdout, result.stderr.count("Error:"), TRIED) == ("", 1, [])
 
 
 @pytest.mark.parametrize("precision", climbing.PRECISIONS)
