@@ -165,7 +165,8 @@ def _devfreq(name: str, root: Path, pattern: re.Pattern[str]) -> list[Clock]:
     for folder in listed(root / "sys/class/devfreq", "*"):
         now = read_int(folder / "cur_freq")
         if pattern.search(folder.name) and now is not None:
-            steps = [int(step) for step in (read_text(folder / "available_frequencies") or "").split()]
+            told = (read_text(folder / "available_frequencies") or "").split()
+            steps = [int(step) for step in told if step.isdecimal()]
             lowest, highest = read_int(folder / "min_freq"), read_int(folder / "max_freq")
             governor = read_text(folder / "governor")
             return [Clock(name, now, lowest, highest, max(steps, default=None), governor)]

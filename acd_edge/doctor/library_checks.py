@@ -55,7 +55,7 @@ def _numpy_too_new(facts: Facts) -> bool:
     """JetPack 6's OpenCV was built for numpy 1."""
     line = facts.jetson.jetpack if facts.jetson else None
     numpy = facts.machine.python.distributions.get("numpy", "")
-    return line is not None and line.python == "3.10" and _numbers(numpy)[:1] >= (2,)
+    return line is not None and line.python == "3.10" and numbers_of(numpy)[:1] >= (2,)
 
 
 def _no_opencv(facts: Facts, report: Report) -> Check:
@@ -66,7 +66,7 @@ def _no_opencv(facts: Facts, report: Report) -> Check:
     if report.other_file:
         return Check("pictures", "OpenCV", "bad", text, other_file_fix(report), "opencv-broken")
     numpy_runs = facts.report("numpy").state in ("ok", "absent")  # absent is here: it was not tried
-    if numpy_runs and numpy and _numbers(numpy) >= (2,) and re.search("numpy|_ARRAY_API|multiarray", report.error):
+    if numpy_runs and numpy and numbers_of(numpy) >= (2,) and re.search("numpy|_ARRAY_API|multiarray", report.error):
         text += f" (built for numpy 1, here is {numpy})"
         return Check("pictures", "OpenCV", "bad", text, "pip install 'numpy<2'", "numpy-2")
     if "libGL" in report.error:
@@ -104,7 +104,7 @@ def onnxruntime_checks(facts: Facts) -> Iterator[Check]:
         return
     on = ", ".join(_short(name) for name in _usable(report)) or "nothing"
     text = f"{report.version}, runs on {on}"
-    if _numbers(report.version) < OLDEST_ONNXRUNTIME:
+    if numbers_of(report.version) < OLDEST_ONNXRUNTIME:
         fix = "pip install 'onnxruntime>=1.18'"
         yield Check("backends", "ONNX Runtime", "bad", f"{text}; too old for opset 20", fix, "old-onnxruntime")
     else:
@@ -142,7 +142,7 @@ def tensorrt_checks(facts: Facts) -> Iterator[Check]:
         fix = other_file_fix(report) or fix
         yield Check("backends", "TensorRT", "bad", text, fix, "tensorrt-broken")
         return
-    if _numbers(report.version) < OLDEST_TENSORRT:
+    if numbers_of(report.version) < OLDEST_TENSORRT:
         text = f"{report.version}, which has no strongly typed graphs"
         fix = "install JetPack 6.2.2 or 7.2" if jetson else "pip install --upgrade 'acd-edge[tensorrt]'"
         yield Check("backends", "TensorRT", "bad", text, fix, "old-tensorrt")
@@ -229,7 +229,7 @@ def _binding_fix(facts: Facts) -> str:
     if facts.jetson is None or facts.jetson.jetpack is None or not binding:
         return ""
     wanted = int(facts.jetson.jetpack.cuda.partition(".")[0])
-    if _numbers(binding)[:1] == (wanted,):
+    if numbers_of(binding)[:1] == (wanted,):
         return ""
     return f"pip install 'cuda-python=={wanted}.*'"
 
@@ -264,5 +264,6 @@ def _whose(report: Report) -> str:
     return "the system's" if str(report.values.get("file", "")).startswith("/usr/lib/") else "pip's"
 
 
-def _numbers(version: str) -> tuple[int, ...]:
+def numbers_of(version: str) -> tuple[int, ...]:
+    """Every number of a version in order, to compare it; none where it is a word, which counts as too old."""
     return tuple(int(part) for part in re.findall(r"\d+", version))

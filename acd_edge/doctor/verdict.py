@@ -13,6 +13,7 @@ from acd_edge.doctor.library_checks import (
     CPU,
     OLDEST_TENSORRT,
     cuda_checks,
+    numbers_of,
     onnxruntime_checks,
     opencv_checks,
     openvino_checks,
@@ -68,7 +69,7 @@ def usable_backends(facts: Facts) -> tuple[str, ...]:
     """What was seen to work; TensorRT and the GPU were opened, no engine was run."""
     found = []
     tensorrt, ort = facts.report("tensorrt"), facts.report("onnxruntime")
-    new_enough = int(tensorrt.version.partition(".")[0] or 0) >= OLDEST_TENSORRT[0]
+    new_enough = numbers_of(tensorrt.version) >= OLDEST_TENSORRT
     if tensorrt.works and tensorrt.values.get("builder") and new_enough and facts.report("cuda").works:
         found.append("tensorrt")
     if ort.values.get("providers", {}).get(CPU, {}).get("usable"):

@@ -24,7 +24,7 @@ from acd_edge.device.clocks import (
 )
 from acd_edge.device.jetson import JETPACKS, L4T, debian_packages, find_jetson, find_l4t, jetpack_of
 from acd_edge.device.sysfs import run_command
-from tests.fake_jetson import DPKG, agx_orin, board, jetpack_5, laptop, orin_nano, thor, write
+from tests.fake_jetson import DPKG, agx_orin, board, devfreq, jetpack_5, laptop, orin_nano, thor, write
 
 
 def nothing(_: object) -> None:
@@ -150,6 +150,11 @@ def test_clocks_and_whether_they_are_locked(tmp_path: Path) -> None:
 def test_thor_has_several_gpu_clocks_and_tells_its_memory(tmp_path: Path) -> None:
     found = {clock.name: clock.highest for clock in clocks(thor(tmp_path))}
     assert found == {"gpu": 1_575_000_000, "memory": 4_266_000_000}
+
+
+def test_a_list_of_clocks_that_is_no_list_of_numbers_tells_what_it_can(tmp_path: Path) -> None:
+    (clock,) = clocks(write(tmp_path, devfreq("17000000.gpu", 7, 5, 9, "5 <unknown> 8")))
+    assert (clock.now, clock.possible) == (7, 8)
 
 
 def test_sensors_that_sleep_are_left_out(tmp_path: Path) -> None:

@@ -220,6 +220,8 @@ CASES = [
     Case("tensorrt-broken", nano, lambda f: using(
         f, tensorrt=Report("broken", {}, "ImportError: libnvdla_compiler.so")), "--reinstall python3-libnvinfer"),
     Case("old-tensorrt", nano, lambda f: using(f, tensorrt=changed(TENSORRT, version="8.6.2")), "JetPack 6.2.2"),
+    Case("old-tensorrt", gpu_pc, lambda f: using(
+        f, tensorrt=changed(TENSORRT, version="dev")), "pip install --upgrade 'acd-edge[tensorrt]'"),
     Case("no-builder", gpu_pc, lambda f: using(f, tensorrt=changed(TENSORRT, **NULL)), "ubuntu-drivers install"),
     Case("no-builder", nano, lambda f: using(f, tensorrt=changed(TENSORRT, **NULL)), "nvidia-l4t-cuda"),
     Case("no-builder", nano, lambda f: using(
