@@ -24,7 +24,7 @@ Origin = Literal["real", "synthetic", "texture"]
 Order = Literal["balanced", "shuffled"]
 Style = Literal["ours", "authors"]
 GENERIC = "object"
-_ORDER_STREAM = 2**32 - 1  # no slot has this number, so the order's random numbers are no picture's
+ORDER_STREAM, WORDS_STREAM = 2**32 - 1, 2**32 - 2  # no slot has these numbers, so theirs are no picture's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,7 +255,7 @@ def labels_of(items: Sequence[Item], masks: Bytes) -> Labels:
 @lru_cache(maxsize=2)
 def _shuffled(seed: int, turn: int, count: int) -> tuple[int, ...]:
     """The order of `count` pictures in their `turn`-th round."""
-    return tuple(map(int, np.random.default_rng([seed, turn, _ORDER_STREAM]).permutation(count)))
+    return tuple(map(int, np.random.default_rng([seed, turn, ORDER_STREAM]).permutation(count)))
 
 
 def _with_label(groups: dict[str, dict[int, list[Sample]]], label: int) -> list[list[Sample]]:

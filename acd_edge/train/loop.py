@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
 
 from acd_edge.data.nouns import NOUNS
-from acd_edge.data.sampling import GENERIC, Item, labels_of
+from acd_edge.data.sampling import GENERIC, WORDS_STREAM, Item, labels_of
 from acd_edge.errors import CheckpointError
 from acd_edge.model import AcdClip, Levels
 from acd_edge.model.tokenizers import Tokenize
@@ -268,7 +268,7 @@ class Trainer:
         return [known[number] for number in self.engine.sum(self._here(numbers)).tolist()]
 
     def _describe(self, index: int, categories: Iterable[str]) -> list[str]:
-        generator = np.random.default_rng((self.config.seed, index))
+        generator = np.random.default_rng([self.config.seed, index, WORDS_STREAM])
         return [self._phrase(generator, category) for category in categories]
 
     def _phrase(self, generator: np.random.Generator, category: str) -> str:

@@ -16,13 +16,15 @@ import torch
 from numpy.typing import NDArray
 
 from acd_edge.config import ModelConfig
-from acd_edge.data.sampling import Item
+from acd_edge.data.samples import load_data
+from acd_edge.data.sampling import Batches, Item
 from acd_edge.errors import CheckpointError, ConfigError, DeviceError, OutputError
 from acd_edge.model.acd import AcdClip
 from acd_edge.train.config import TrainConfig
 from acd_edge.train.engine import share_of, torch_device, undivided
 from acd_edge.train.loop import PromptFeatures, StepLosses, Trainer, rate_factor
 from acd_edge.train.stem import PictureStems, Room, store_for
+from tests.picture_trees import write_category
 from tests.tiny_model import TINY_SIZE, tiny_model
 
 
@@ -150,6 +152,24 @@ def test_the_scale_of_gradients_is_resumed() -> None:
     assert second.scaler.state_dict() == first.scaler.state_dict()
     with pytest.raises(CheckpointError, match="scaler"):
         second.load_state(state_of(trainer()))
+
+
+def test_words_and_pictures_have_random_numbers_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = load_data([write_category(tmp_path / "nut")], split="train")
+    pictures = Batches(samples, size=28, batch=3, seed=31, order="shuffled", synthetic=0, textures=0, augment=False)
+    make = np.random.default_rng
+    states: list[tuple[int, ...]] = []
+
+    def noted(entropy: Sequence[int]) -> np.random.Generator:
+        states.append(tuple(np.random.SeedSequence(entropy).generate_state(4)))
+        return make(entropy)
+
+    run = trainer(seed=31)
+    monkeypatch.setattr(np.random, "default_rng", noted)
+    pictures.items(0)
+    run._describe(0, ["cup"])
+    assert len(states) == 3 + 1 + 1  # the pictures, their order, their words
+    assert len(set(states)) == len(states)
 
 
 def test_prompt_features_ignore_padding_and_know_the_words() -> None:
