@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -138,9 +139,17 @@ def export_rung(request: Request, choice: Choice, bundle: Path) -> None:
     """
     code, stderr = _run_module(request.arguments(choice, bundle))
     if code:
-        lines = stderr.strip().splitlines() or [f"it ended with {code}"]
-        told = next((line for line in reversed(lines) if line.startswith("Error: ")), lines[-1])
-        raise ExportError(told.removeprefix("Error: "))
+        raise ExportError(_reason(code, stderr.strip().splitlines()))
+
+
+def _reason(code: int, lines: Sequence[str]) -> str:
+    """Why an export failed: its own error, or the signal that ended it; the last line is then mere progress."""
+    if told := next((line for line in reversed(lines) if line.startswith("Error: ")), None):
+        return told.removeprefix("Error: ")
+    if code < 0:
+        hint = "; perhaps the memory was full: close other programs or add swap" if -code == signal.SIGKILL else ""
+        return f"the export was ended by signal {-code} ({signal.strsignal(-code)}){hint}"
+    return lines[-1] if lines else f"the export ended with {code}"
 
 
 def _run_module(arguments: Sequence[str]) -> tuple[int, str]:

@@ -220,6 +220,15 @@ def test_an_interrupted_export_has_time_to_tidy_up(tmp_path: Path, monkeypatch: 
     assert tidied.exists()
 
 
+def test_an_export_that_is_killed_names_the_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by a system that is out of memory; the last line that it wrote is no reason."""
+    code = "# {path}\nimport os, signal, sys\nprint('fold', file=sys.stderr, flush=True)\nos.kill(os.getpid(), SIGNAL)"
+    for name, words in (("SIGKILL", r"^the export was ended by signal 9 \(Killed\); perhaps"), ("SIGSEGV", r"\)$")):
+        monkeypatch.setattr(climbing, "_CODE", code.replace("SIGNAL", f"signal.{name}"))
+        with pytest.raises(ExportError, match=words):
+            climbing.export_rung(REQUEST, Choice(28, "fp32"), tmp_path / "out")
+
+
 def test_an_export_takes_no_module_of_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "json.py").write_text("raise SystemExit('another json')")
     monkeypatch.chdir(tmp_path)
