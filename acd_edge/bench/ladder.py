@@ -239,6 +239,10 @@ class Work:
             except OSError as error:
                 raise OutputError(f"{bundle} cannot be removed: {error.strerror or error}") from error
 
+    def drop(self, choice: Choice) -> None:
+        """Remove the bundle of a rung that nobody will ask for again."""
+        shutil.rmtree(self.bundle(choice), ignore_errors=True)
+
     def exported(self, request: Request, choice: Choice) -> None:
         """Keep that it is there."""
         self._put(choice, {"exported": request.identity(choice)})
@@ -325,6 +329,7 @@ def walk(
     export: Exporter,
     measure: Measure,
     judge: Judge,
+    keep: bool = True,
     say: Callable[[str], object] = lambda line: None,
 ) -> Iterator[Rung]:
     """Climb rung after rung and give each as it is done; `ladder` has them too.
@@ -335,6 +340,7 @@ def walk(
         request: what they are exported of.
         work: where.
         export, measure, judge: see there; what raises `AcdEdgeError` makes a rung with its reason.
+        keep: leave the bundles; else each goes when its rung is done, since many large ones would fill a disk.
         say: told what is being done.
 
     Raises:
@@ -361,6 +367,8 @@ def walk(
             raise  # it would be missing for every other rung too
         except AcdEdgeError as error:
             rung = replace(rung, fits=False, reason=" ".join(str(error).splitlines()))
+        if not keep:
+            work.drop(choice)
         ladder.rungs.append(rung)
         yield rung
 

@@ -67,18 +67,20 @@ def _walk(
     judge = _Judge(samples, flags, how, work)
     run = partial(
         walk, ladder, request=request, work=work, export=export_rung, judge=judge, measure=_Measure(flags, how),
-        say=partial(click.echo, err=True),
+        keep=flags.output is not None, say=partial(click.echo, err=True),
     )  # fmt: skip
     on_tensorrt = how.backend == _TENSORRT
     precisions = flags.precisions or default_precisions(on_tensorrt=on_tensorrt, has_calib=flags.calib is not None)
     first, *others = dict.fromkeys(precisions)
     start = flags.sizes[0] if flags.sizes else own
-    _tell_rungs(run(choices=[Choice(start, first)]))
+    _tell_rungs(run(choices=[Choice(start, first)], keep=True))  # whose patch is read below
     if how.backend == "auto" and ladder.rungs[0].backend.startswith(_TENSORRT):
         run = partial(run, request=replace(request, int8_base="fp16"))
         if not flags.precisions:
             others.append("bf16")
     sizes = flags.sizes or _sizes(own, work.bundle(Choice(start, first)), sizes_around)
+    if flags.output is None:
+        work.drop(Choice(start, first))
     choices = [Choice(size, precision) for size in dict.fromkeys((start, *sizes)) for precision in (first, *others)]
     _tell_rungs(run(choices=choices[1:]))
 

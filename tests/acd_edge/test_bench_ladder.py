@@ -289,6 +289,21 @@ def test_an_altered_mask_or_label_is_judged_anew(checkpoint: Path, data: Path, t
     assert TRIED == ["28-fp32"]
 
 
+def test_without_an_output_one_rung_lies_on_the_disk_at_a_time(
+    checkpoint: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside: list[list[str]] = []
+
+    def export(request: Request, choice: Choice, bundle: Path) -> None:
+        beside.append([path.name for path in bundle.parent.iterdir() if path.is_dir()])
+        tiny_export(request, choice, bundle)
+
+    monkeypatch.setattr(climbing, "export_rung", export)
+    result = climb(checkpoint, data, "--size", 28, "--size", 42, "--precision", "fp32", "--precision", "fp16")
+    assert result.exit_code == 0
+    assert beside == [[]] * 4
+
+
 def test_nothing_fits(checkpoint: Path, data: Path, exported: None) -> None:
     result = run("--budget-ms", 1e-6, "--from", checkpoint, "--data", data, "--size", 28, "--precision", "fp32",
                  "--frames", 2, "--warm-up", 0)  # fmt: skip
