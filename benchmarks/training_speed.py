@@ -32,7 +32,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from acd_edge.convert import authors_config, convert, read_authors
 from acd_edge.data.samples import Sample
-from acd_edge.data.sampling import Batches
+from acd_edge.data.sampling import Batches, Mix
 from acd_edge.model import AcdClip
 from acd_edge.model.weights import tokenizer_for
 from acd_edge.train.config import TrainConfig
@@ -164,8 +164,10 @@ def loops(folder: Path, shape: ClipShape, backbone: str, size: int) -> dict[str,
     clip, adapter = seeded_clip(shape, SEED), seeded_adapter(shape, GROUPS, SEED)
     samples = write_samples(folder, 4)
 
+    real = Mix(synthetic=0, textures=0, spoiled=0, backdrop=0, generic=0)
+
     def batches(augment: bool) -> Batches:
-        return Batches(samples, size=size, batch=1, seed=SEED, synthetic=0, textures=0, generic=0, augment=augment)
+        return Batches(samples, size=size, batch=1, seed=SEED, mix=real, augment=augment)
 
     plain, augmented = our_models(folder, clip, adapter, backbone, size)
     theirs = leaves(clip, size // shape.patch)

@@ -16,7 +16,7 @@ from acd_edge.data.samples import Bytes, Sample, categories_of, nearest, read_fu
 from acd_edge.data.shapes import Rng, cv2
 from acd_edge.data.synthetic import add_defect
 from acd_edge.data.textures import before_backdrop, make_texture
-from acd_edge.errors import ConfigError, DataError
+from acd_edge.errors import DataError
 from acd_edge.runtime.preprocess import resize
 
 Labels = npt.NDArray[np.int64]
@@ -29,7 +29,7 @@ ORDER_STREAM, WORDS_STREAM = 2**32 - 1, 2**32 - 2  # no slot has these numbers, 
 
 @dataclass(frozen=True, kw_only=True)
 class Mix:
-    """What a batch is made of, as chances per picture.
+    """What a batch is made of, as chances per picture; `TrainConfig` has the defaults, and refuses what cannot be.
 
     Attributes:
         synthetic: a good picture, with a synthetic defect in `spoiled` of the cases.
@@ -41,18 +41,11 @@ class Mix:
     What remains is real: good or defective by an even draw, then a category that has such pictures by an even draw.
     """
 
-    synthetic: float = 0.3
-    textures: float = 0.1
-    spoiled: float = 1.0
-    backdrop: float = 0.0
-    generic: float = 0.1
-
-    def __post_init__(self) -> None:
-        for name in ("synthetic", "textures", "spoiled", "backdrop", "generic"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} must be a share between 0 and 1, got {getattr(self, name)}")
-        if self.synthetic + self.textures > 1:
-            raise ConfigError(f"synthetic {self.synthetic} and textures {self.textures} together exceed 1")
+    synthetic: float
+    textures: float
+    spoiled: float
+    backdrop: float
+    generic: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +76,7 @@ class Batches:
         size: side S of the pictures in a batch.
         batch: pictures in a batch.
         seed: with the step it decides everything.
-        synthetic, textures, spoiled, backdrop, generic: see `Mix`.
+        mix: what they are made of.
         augment: crop, turn, recolour and degrade; off, pictures come as `read_sample` gives them.
         style: of what `augment` does; `authors` is the way of the authors' code, where a real picture keeps its label
             though its defect was moved out of it.
@@ -102,19 +95,14 @@ class Batches:
         size: int,
         batch: int,
         seed: int,
-        synthetic: float = 0.3,
-        textures: float = 0.1,
-        spoiled: float = 1.0,
-        backdrop: float = 0.0,
-        generic: float = 0.1,
+        mix: Mix,
         augment: bool = True,
         style: Style = "ours",
         order: Order = "balanced",
         cache_bytes: int = 3 << 30,
     ) -> None:
         self.size, self.size_of_batch, self.seed = size, batch, seed
-        self.augment, self.style = augment, style
-        self.mix = Mix(synthetic=synthetic, textures=textures, spoiled=spoiled, backdrop=backdrop, generic=generic)
+        self.mix, self.augment, self.style = mix, augment, style
         self._groups = _by_category_and_label(samples)
         self._by_label = [found for label in (0, 1) if (found := _with_label(self._groups, label))]
         self._good = _with_label(self._groups, 0)

@@ -90,6 +90,8 @@ class TrainConfig:
         for name in ("synthetic", "textures", "spoiled", "backdrop", "generic", "average"):
             if not is_number(value := getattr(self, name)) or not 0 <= value <= 1:
                 raise ConfigError(f"{name} is a share between 0 and 1, got {value!r}")
+        if self.synthetic + self.textures > 1:
+            raise ConfigError(f"synthetic {self.synthetic} and textures {self.textures} together exceed 1")
         for name in ("vision_rate", "text_rate", "decay", "weight_decay", "blend_clip"):
             if not is_number(value := getattr(self, name)) or not value >= 0:
                 raise ConfigError(f"{name} must be a number from zero, got {value!r}")

@@ -240,7 +240,7 @@ def new_trainer(
     """A trainer before its first step; the seed decides its weights and its batches. Raises as `build_model`."""
     import torch
 
-    from acd_edge.data.sampling import Batches
+    from acd_edge.data.sampling import Batches, Mix
     from acd_edge.model import build_model
     from acd_edge.model.weights import tokenizer_for
 
@@ -252,11 +252,13 @@ def new_trainer(
         size=run.model.size,
         batch=recipe.batch,
         seed=recipe.seed,
-        synthetic=recipe.synthetic,
-        textures=recipe.textures,
-        spoiled=recipe.spoiled,
-        backdrop=recipe.backdrop,
-        generic=recipe.generic,
+        mix=Mix(
+            synthetic=recipe.synthetic,
+            textures=recipe.textures,
+            spoiled=recipe.spoiled,
+            backdrop=recipe.backdrop,
+            generic=recipe.generic,
+        ),
         augment=recipe.augment,
         style=recipe.augmentation,
         order=recipe.order,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,11 @@ import pytest
 
 from acd_edge.data import augment_authors, sampling
 from acd_edge.data.samples import Bytes, Sample, load_data, read_sample
-from acd_edge.data.sampling import Batches
+from acd_edge.data.sampling import Batches, Mix, Style
 from tests.picture_trees import SIDE, write_category, write_defect, write_good
 
-PLAIN = {"synthetic": 0.0, "textures": 0.0, "generic": 0.0, "augment": False}
+REAL = Mix(synthetic=0.0, textures=0.0, spoiled=1.0, backdrop=0.0, generic=0.0)
+PLAIN = {"mix": REAL, "augment": False}
 
 
 @pytest.fixture
@@ -23,7 +25,7 @@ def samples(tmp_path: Path) -> list[Sample]:
 
 @pytest.mark.parametrize("augment", [False, True])
 def test_slots_are_parts_of_the_batch(samples: list[Sample], augment: bool) -> None:
-    batches = Batches(samples, size=28, batch=4, seed=3, augment=augment)
+    batches = Batches(samples, size=28, batch=4, seed=3, mix=replace(REAL, synthetic=0.3, generic=0.1), augment=augment)
     whole, parts = batches.items(5), [*batches.items(5, range(3)), *batches.items(5, [3])]
     for one, other in zip(whole, parts, strict=True):
         assert (one.category, one.key) == (other.category, other.key)
@@ -61,8 +63,8 @@ def test_unchanged_pictures_have_a_key_and_wait_to_be_decoded(
 
 
 def test_made_pictures_have_no_key(samples: list[Sample]) -> None:
-    for settings in ({**PLAIN, "augment": True}, {**PLAIN, "synthetic": 1.0}, {**PLAIN, "textures": 1.0}):
-        batches = Batches(samples, size=28, batch=4, seed=1, **settings)  # type: ignore[arg-type]
+    for mix, augment in ((REAL, True), (replace(REAL, synthetic=1.0), False), (replace(REAL, textures=1.0), False)):
+        batches = Batches(samples, size=28, batch=4, seed=1, mix=mix, augment=augment)
         assert [item.key for item in batches.items(0)] == [None] * 4
 
 
@@ -112,8 +114,9 @@ def test_authors_augmentation_keeps_the_label(tmp_path: Path) -> None:
     write_defect(tmp_path / "set" / "chipped", "chip", "000", 200, np.s_[:6, :6])
     write_good(tmp_path / "set" / "whole", "test", "000")
     two = load_data([tmp_path / "set"], split="train")
-    for style in ("authors", "ours"):
-        batches = Batches(two, size=28, batch=40, seed=1, **{**PLAIN, "augment": True}, style=style)  # type: ignore[arg-type]
+    styles: tuple[Style, ...] = ("authors", "ours")
+    for style in styles:
+        batches = Batches(two, size=28, batch=40, seed=1, mix=REAL, style=style)
         _, masks, labels, names = batches.batch(0)
         own, left = np.array(names) == "chipped", masks.any(axis=(1, 2))
         assert 0 < left.sum() < own.sum()
@@ -121,9 +124,9 @@ def test_authors_augmentation_keeps_the_label(tmp_path: Path) -> None:
 
 
 def test_authors_augmentation_is_not_ours(samples: list[Sample]) -> None:
-    batches = Batches(samples, size=28, batch=6, seed=1, **{**PLAIN, "augment": True}, style="authors")  # type: ignore[arg-type]
+    batches = Batches(samples, size=28, batch=6, seed=1, mix=REAL, style="authors")
     images, masks, _, _ = batches.batch(0)
     assert images.shape == (6, 28, 28, 3)
     assert set(np.unique(masks)) == {0, 1}
-    ours = Batches(samples, size=28, batch=6, seed=1, **{**PLAIN, "augment": True})  # type: ignore[arg-type]
+    ours = Batches(samples, size=28, batch=6, seed=1, mix=REAL)
     assert not np.array_equal(images, ours.batch(0)[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +11,15 @@ import pytest
 
 from acd_edge.data import Sample, load_mvtec, read_sample
 from acd_edge.data import augment as changes
-from acd_edge.data.sampling import GENERIC, Batches
+from acd_edge.data.sampling import GENERIC, Batches, Mix
 from acd_edge.data.shapes import foreground
 from acd_edge.data.synthetic import DEFECTS, add_defect
 from acd_edge.data.textures import TEXTURES, before_backdrop, make_texture
-from acd_edge.errors import ConfigError, DataError
+from acd_edge.errors import DataError
 from tests.picture_trees import write_category, write_defect
 
 SIZE = 112
+MIX = Mix(synthetic=0.3, textures=0.1, spoiled=1.0, backdrop=0.0, generic=0.1)
 Bytes = npt.NDArray[np.uint8]
 
 
@@ -114,16 +116,16 @@ def samples(tmp_path: Path) -> list[Sample]:
 
 
 def test_batch_is_a_function_of_seed_and_step(samples: list[Sample]) -> None:
-    straight = Batches(samples, size=56, batch=3, seed=7)
+    straight = Batches(samples, size=56, batch=3, seed=7, mix=MIX)
     wanted = [straight.batch(step) for step in range(3)]
-    resumed = Batches(samples, size=56, batch=3, seed=7, cache_bytes=0).batch(2)
+    resumed = Batches(samples, size=56, batch=3, seed=7, mix=MIX, cache_bytes=0).batch(2)
     assert [np.asarray(part).tolist() for part in resumed] == [np.asarray(part).tolist() for part in wanted[2]]
     assert not np.array_equal(wanted[1][0], wanted[2][0])
-    assert not np.array_equal(Batches(samples, size=56, batch=3, seed=8).batch(2)[0], wanted[2][0])
+    assert not np.array_equal(Batches(samples, size=56, batch=3, seed=8, mix=MIX).batch(2)[0], wanted[2][0])
 
 
 def test_batch_has_the_promised_shapes_and_labels_follow_masks(samples: list[Sample]) -> None:
-    batches = Batches(samples, size=56, batch=16, seed=1, textures=0.2)
+    batches = Batches(samples, size=56, batch=16, seed=1, mix=replace(MIX, textures=0.2))
     images, masks, labels, names = batches.batch(0)
     assert (images.shape, masks.shape, labels.shape, len(names)) == ((16, 56, 56, 3), (16, 56, 56), (16,), 16)
     assert (images.dtype, masks.dtype, labels.dtype) == tuple(map(np.dtype, (np.uint8, np.uint8, np.int64)))
@@ -133,7 +135,9 @@ def test_batch_has_the_promised_shapes_and_labels_follow_masks(samples: list[Sam
 
 
 def test_without_augmentation_pictures_are_read_as_they_are(samples: list[Sample]) -> None:
-    batches = Batches(samples, size=28, batch=24, seed=2, synthetic=0, textures=0, generic=0, augment=False)
+    batches = Batches(
+        samples, size=28, batch=24, seed=2, mix=replace(MIX, synthetic=0, textures=0, generic=0), augment=False
+    )
     images, _, labels, names = batches.batch(5)
     known = {(read_sample(sample, 28)[0].tobytes(), sample.category, sample.label) for sample in samples}
     assert {(image.tobytes(), *of) for image, *of in zip(images, names, labels, strict=True)} <= known
@@ -153,9 +157,8 @@ def test_a_body_stands_before_an_even_backdrop(seed: int) -> None:
 
 def test_backdrops_come_as_often_as_asked(samples: list[Sample]) -> None:
     def pictures(backdrop: float) -> npt.NDArray[np.uint8]:
-        return Batches(
-            samples, size=56, batch=24, seed=3, synthetic=1, textures=0, spoiled=0, backdrop=backdrop, augment=False
-        ).batch(0)[0]
+        mix = replace(MIX, synthetic=1, textures=0, spoiled=0, backdrop=backdrop)
+        return Batches(samples, size=56, batch=24, seed=3, mix=mix, augment=False).batch(0)[0]
 
     plain, some, every = pictures(0), pictures(0.5), pictures(1)
     changed = [(plain != other).any(axis=(1, 2, 3)).mean() for other in (some, every)]
@@ -163,21 +166,16 @@ def test_backdrops_come_as_often_as_asked(samples: list[Sample]) -> None:
     assert changed[1] == 1
 
 
-@pytest.mark.parametrize(("share", "defective"), [({"synthetic": 1.0, "textures": 0.0}, 1.0), ({}, None)])
-def test_synthetic_share_is_defective(samples: list[Sample], share: dict[str, float], defective: float | None) -> None:
+@pytest.mark.parametrize("synthetic", [0.0, 1.0])
+def test_synthetic_share_is_defective(samples: list[Sample], synthetic: float) -> None:
     good = [sample for sample in samples if not sample.label]
-    settings = share or {"synthetic": 0.0, "textures": 0.0}
-    labels = Batches(good, size=56, batch=8, seed=3, **settings).batch(0)[2]  # type: ignore[arg-type]
-    assert labels.mean() == (defective or 0.0)
+    mix = replace(MIX, synthetic=synthetic, textures=0.0)
+    assert Batches(good, size=56, batch=8, seed=3, mix=mix).batch(0)[2].mean() == synthetic
 
 
 def test_refusals(samples: list[Sample]) -> None:
     blind = Sample(image=samples[0].image, mask=None, label=1, category="nut")
     with pytest.raises(DataError, match=f"{blind.image} .* has no mask"):
-        Batches([*samples, blind], size=56, batch=2, seed=0)
+        Batches([*samples, blind], size=56, batch=2, seed=0, mix=MIX)
     with pytest.raises(DataError, match="no picture to train on"):
-        Batches([], size=56, batch=2, seed=0)
-    with pytest.raises(ConfigError, match=r"between 0 and 1, got 1\.5"):
-        Batches(samples, size=56, batch=2, seed=0, synthetic=1.5)
-    with pytest.raises(ConfigError, match="together exceed 1"):
-        Batches(samples, size=56, batch=2, seed=0, synthetic=0.7, textures=0.5)
+        Batches([], size=56, batch=2, seed=0, mix=MIX)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from acd_edge.config import ModelConfig
 from acd_edge.data.samples import load_data
-from acd_edge.data.sampling import Batches, Item
+from acd_edge.data.sampling import Batches, Item, Mix
 from acd_edge.errors import CheckpointError, ConfigError, DeviceError, OutputError
 from acd_edge.model.acd import AcdClip
 from acd_edge.train.config import TrainConfig
@@ -156,7 +156,8 @@ def test_the_scale_of_gradients_is_resumed() -> None:
 
 def test_words_and_pictures_have_random_numbers_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     samples = load_data([write_category(tmp_path / "nut")], split="train")
-    pictures = Batches(samples, size=28, batch=3, seed=31, order="shuffled", synthetic=0, textures=0, augment=False)
+    real = Mix(synthetic=0, textures=0, spoiled=0, backdrop=0, generic=0)
+    pictures = Batches(samples, size=28, batch=3, seed=31, mix=real, augment=False, order="shuffled")
     make = np.random.default_rng
     states: list[tuple[int, ...]] = []
 
@@ -390,6 +391,7 @@ def test_rates_fall() -> None:
         {"steps": 0}, {"synthetic": 1.5}, {"schedule": "linear"}, {"rate": 1}, {"batch": "6"}, {"decay": None},
         {"precision": "fp8"}, {"accumulate": 7}, {"augment": 1}, {"seed": -1}, {"cache": "fp64"},
         {"blend_clip": float("inf")}, {"decay": 10**400}, {"seed": 2**64},
+        {"synthetic": 0.7, "textures": 0.5},
     ],
 )  # fmt: skip
 def test_recipe_refuses(wrong: dict[str, object]) -> None:
