@@ -96,7 +96,8 @@ class ModelConfig:
 
     Attributes:
         backbone: `compact`, or `clip:<open_clip name>`.
-        pretrained: open_clip's tag of the CLIP weights; it names the activation too. Unused by `compact`.
+        pretrained: open_clip's tag of the CLIP weights; it names their activation, mean and std too. Unused by
+            `compact`.
         size: side S of the square input, in pixels, a multiple of the patch.
         groups: N, the number of levels; it divides the depth of both towers. The default was chosen as the preset was.
         preset: key of `PRESETS`; the default was chosen by leave-one-set-out (docs/evaluations.md).

@@ -37,6 +37,8 @@ _OF_RECIPE = ("steps", "batch", "accumulate", "precision", "seed")
 @click.option("--domain", type=click.Choice(DOMAINS), help="Default domain of the model.")
 @click.option("--backbone", show_default=ModelConfig.backbone,
               help="compact, or clip:NAME with a ViT of open_clip.")  # fmt: skip
+@click.option("--pretrained", metavar="TAG", show_default=ModelConfig.pretrained,
+              help="open_clip's tag of CLIP's weights; it says their activation, mean and std too.")  # fmt: skip
 @click.option("--clip-weights", type=click.Path(path_type=Path), help="File with CLIP's weights, instead of the cache.")
 @click.option("--trust", is_flag=True, help="Read an archive of CLIP weights that OpenAI did not publish.")
 @click.option("--preset", type=click.Choice(list(PRESETS)), show_default=ModelConfig.preset,
@@ -101,6 +103,8 @@ def command(
         raise UsageError(f"--cache-memory must be a number of GB, got {cache_memory}")
     given = read_settings(config) if config else Settings()
     model, recipe = _configs(given, domain=domain, **settings)
+    if model.backbone == "compact" and settings["pretrained"] is not None:
+        raise UsageError("--pretrained names weights of CLIP; give --backbone clip:NAME too, or leave it away")
     samples = load_data(data, root, split="train" if recipe.pictures == "all" else "test", layout=layout)
     if domain is None and "domain" not in given.model:
         model = model.with_(domain=domain_of(samples))

@@ -64,8 +64,8 @@ def clip_specs(config: ModelConfig) -> tuple[VisionSpec, TextSpec]:
     """
     settings = clip_settings(config.backbone)
     vision, text = settings["vision_cfg"], settings["text_cfg"]
-    activation = _activation(config, settings)
-    constants = require("open_clip.constants", "train")
+    listed, constants = _listed(config), require("open_clip.constants", "train")
+    activation = _activation(config, settings, listed)
     vision_spec = VisionSpec(
         block=_block_spec(vision, vision["width"] // vision.get("head_width", 64), activation),
         depth=vision["layers"],
@@ -73,8 +73,8 @@ def clip_specs(config: ModelConfig) -> tuple[VisionSpec, TextSpec]:
         table=vision["image_size"] // vision["patch_size"],
         patch_bias=False,
         pre_norm=not vision.get("no_ln_pre", False),
-        mean=constants.OPENAI_DATASET_MEAN,
-        std=constants.OPENAI_DATASET_STD,
+        mean=listed.get("mean") or constants.OPENAI_DATASET_MEAN,
+        std=listed.get("std") or constants.OPENAI_DATASET_STD,
     )
     text_spec = TextSpec(
         block=_block_spec(text, text["heads"], activation),
@@ -152,7 +152,7 @@ def hub_file(config: ModelConfig) -> Path:
     """
     open_clip = require("open_clip", "train")
     name = config.backbone.removeprefix("clip:")
-    listed = open_clip.get_pretrained_cfg(name, config.pretrained)
+    listed = _listed(config)
     if not listed:
         tags = open_clip.list_pretrained_tags_by_model(name)
         raise WeightsError(
@@ -200,12 +200,17 @@ def _why_not(settings: Mapping[str, Any]) -> str:
     return f"the setting {odd[0]}, which is not supported" if odd else ""
 
 
-def _activation(config: ModelConfig, settings: Mapping[str, Any]) -> Activation:
+def _listed(config: ModelConfig) -> Mapping[str, Any]:
+    """open_clip's entry of the weights: where they lie, their activation, mean and std; empty for a tag of no entry."""
+    name = config.backbone.removeprefix("clip:")
+    return require("open_clip", "train").get_pretrained_cfg(name, config.pretrained) or {}
+
+
+def _activation(config: ModelConfig, settings: Mapping[str, Any], listed: Mapping[str, Any]) -> Activation:
     """The preset's for OpenAI's weights; open_clip's for the tag, or for the model where the tag is not listed."""
     if config.pretrained == "openai":
         return config.rules.openai_activation
-    listed = require("open_clip", "train").get_pretrained_cfg(config.backbone.removeprefix("clip:"), config.pretrained)
-    quick = (listed or {}).get("quick_gelu", False) or settings.get("quick_gelu", False)
+    quick = listed.get("quick_gelu", False) or settings.get("quick_gelu", False)
     return "quick_gelu" if quick else "gelu"
 
 

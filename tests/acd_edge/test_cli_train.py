@@ -213,6 +213,7 @@ def test_resume_refuses_another_run(data: Path, tmp_path: Path, monkeypatch: pyt
         (["--accumulate", "3"], "accumulate = 3 parts do not fit into a batch of 2"),
         (["--config", "papier"], "no settings at papier; give a JSON file, or one of the recipes builtin, paper"),
         (["--backbone", "vit"], "backbone must be 'compact' or 'clip:<open_clip name>'"),
+        (["--backbone", "clip:ViT-B-32", "--pretrained", "best"], "open_clip lists no weights 'best' for ViT-B-32"),
     ],
 )
 def test_refuses(data: Path, tmp_path: Path, flags: list[str], message: str) -> None:
@@ -223,10 +224,18 @@ def test_refuses(data: Path, tmp_path: Path, flags: list[str], message: str) -> 
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("memory", ["inf", "nan", "1e300"])
-def test_a_cache_without_end_is_refused(data: Path, tmp_path: Path, memory: str) -> None:
-    refused = train(data, "-o", str(tmp_path / "out"), "--cache-memory", memory)
-    assert (refused.exit_code, "--cache-memory must be a number of GB, got" in refused.stderr) == (2, True)
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--cache-memory", "inf"], "--cache-memory must be a number of GB, got inf"),
+        (["--cache-memory", "nan"], "--cache-memory must be a number of GB, got nan"),
+        (["--cache-memory", "1e300"], "--cache-memory must be a number of GB, got 1e+300"),
+        (["--pretrained", "laion2b_s34b_b79k"], "--pretrained names weights of CLIP; give --backbone clip:NAME too"),
+    ],
+)
+def test_flags_that_do_not_fit_are_refused(data: Path, tmp_path: Path, flags: list[str], message: str) -> None:
+    refused = train(data, "-o", str(tmp_path / "out"), *flags)
+    assert (refused.exit_code, message in refused.stderr) == (2, True), refused.output
 
 
 def test_an_existing_checkpoint_needs_force(data: Path, tmp_path: Path) -> None:

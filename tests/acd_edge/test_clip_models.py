@@ -61,6 +61,19 @@ def test_activation(name: str, pretrained: str, preset: str, activation: str) ->
     assert vision.block.activation == text.block.activation == activation
 
 
+@pytest.mark.parametrize(
+    ("name", "pretrained", "mean", "std"),
+    [
+        ("ViT-L-14", "openai", (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+        ("ViT-L-14", "laion2b_s32b_b82k", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        ("ViT-L-14", "my own", (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    ],
+)
+def test_normalisation(name: str, pretrained: str, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    vision, _ = _clip.clip_specs(ModelConfig(backbone=f"clip:{name}", pretrained=pretrained))
+    assert (vision.mean, vision.std) == (mean, std)
+
+
 PLAIN = [
     "a photo of a damaged asphalt road.",
     "",

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from acd_edge.config import ModelConfig
 from acd_edge.convert import read_authors
 from acd_edge.errors import CheckpointError, ConfigError, MissingExtra, WeightsError
+from acd_edge.export.fold import fold_embedding
 from acd_edge.model import _clip, _compact
 from acd_edge.model._archive import is_torchscript, read_tensors
 from acd_edge.model.towers import resize_positions
@@ -160,6 +161,22 @@ def test_clip_towers_equal_open_clip(tmp_path: Path, theirs: open_clip.CLIP) -> 
         ends = text.pool(words, ids, torch.ones_like(ids))
         assert torch.equal(ends, words[torch.arange(2), ids.argmax(1)])
         assert difference(text.blocks[1](words, None), text.blocks[1](words, bias)) > 1e-3  # control: not causal
+
+
+def test_mean_and_std_of_the_weights_reach_the_graph(
+    tmp_path: Path, theirs: open_clip.CLIP, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The normalisation of open_clip's entry, folded into the patch embedding."""
+    _state_dict(tmp_path / "clip.pt", theirs)
+    image = torch.randint(0, 256, (1, 40, 40, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    usual = fold_embedding(load_towers(CONFIG, tmp_path / "clip.pt")[0])(image)
+    monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda *_: {"mean": (0.5, 0.4, 0.3), "std": (0.5, 0.6, 0.7)})
+    vision = load_towers(CONFIG, tmp_path / "clip.pt")[0]
+    with torch.no_grad():
+        pixels = (image / 255 - torch.tensor([0.5, 0.4, 0.3])) / torch.tensor([0.5, 0.6, 0.7])
+        wanted = vision.embed(pixels.permute(0, 3, 1, 2))
+        assert difference(fold_embedding(vision)(image), wanted) < 1e-5  # fp32, values of a few
+    assert difference(usual, wanted) > 0.1  # control
 
 
 def _state_dict(path: Path, model: open_clip.CLIP) -> None:
