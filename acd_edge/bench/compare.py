@@ -10,6 +10,7 @@ from typing import Any
 from acd_edge.bench.results import Result
 from acd_edge.bench.statistics import Comparison, compare_medians
 from acd_edge.bench.stopwatch import ROWS
+from acd_edge.report.text import printable
 
 __all__ = ["Pair", "changed_controls", "compare_results", "differences", "to_dict", "too_short"]
 
@@ -138,7 +139,7 @@ def _shown(value: object) -> str:
 
 def _plain(value: object) -> str:
     """On one line, and without what would steer a terminal: a result may come from elsewhere."""
-    return "".join(char if char.isprintable() else "?" for char in " ".join(str(value).split()))
+    return printable(" ".join(str(value).split()))
 
 
 def to_dict(pairs: Mapping[str, Pair], warnings: list[str], a: Result, b: Result) -> dict[str, Any]:

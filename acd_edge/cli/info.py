@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from acd_edge.report.text import printable
+
 if TYPE_CHECKING:
     from acd_edge.runtime.bundle import Bundle
 
@@ -145,4 +147,4 @@ def _listed(title: str, lines: list[str]) -> list[tuple[str, str]]:
 
 
 def _table(rows: list[tuple[str, str]]) -> str:
-    return "\n".join(f"{title:<{_WIDTH}}{text}" for title, text in rows)
+    return "\n".join(f"{title:<{_WIDTH}}{printable(text)}" for title, text in rows)

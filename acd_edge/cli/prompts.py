@@ -13,6 +13,7 @@ import click
 
 from acd_edge.cli.backend import BackendFlags, backend_flags, prepare
 from acd_edge.errors import BundleError, ConfigError, UnknownProduct, UsageError
+from acd_edge.report.text import printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,7 +39,7 @@ def list_command(bundle: Path | None, as_json: bool) -> None:
     with Bundle.open(bundle or builtin_bundle()) as opened:
         products = dict(opened.manifest.products)
     width = max(map(len, products)) + 2
-    lines = [f"{name:<{width}}{words}" for name, words in products.items()]
+    lines = [printable(f"{name:<{width}}{words}") for name, words in products.items()]
     click.echo(json.dumps(products, ensure_ascii=False) if as_json else "\n".join(lines))
 
 

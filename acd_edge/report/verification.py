@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from acd_edge.export.bisect import Bisection
 from acd_edge.export.judge import Check, Comparison
 from acd_edge.export.verify import VerifyReport
+from acd_edge.report.text import printable
 
 __all__ = ["bisection_table", "failure_line", "verification_table"]
 
@@ -20,7 +21,7 @@ def verification_table(report: VerifyReport) -> str:
     """A block for each reference, a line for each output; what is not defined is `-`."""
     title = f"{report.name}: {report.precision}, {report.size} x {report.size} pixels, {report.backend or 'no graph'}"
     blocks = [line for comparison in report.comparisons for line in ("", *_block(comparison))]
-    return "\n".join([title, *blocks, "", "passed" if report.passed else "FAILED"])
+    return "\n".join([printable(title), *blocks, "", "passed" if report.passed else "FAILED"])
 
 
 def failure_line(report: VerifyReport, bisection: Bisection | str | None = None) -> str:

@@ -154,6 +154,15 @@ def test_info_of_both(bundle: Path, checkpoint: Path) -> None:
     assert json.loads(call("info", checkpoint, "--json").stdout)["kind"] == "checkpoint"
 
 
+def test_a_bundle_s_own_text_does_not_steer_the_terminal(tmp_path: Path) -> None:
+    steering = {"name": "tiny\x1b[2J", "license": "free\x1b]0;x\x07", "tools": {"torch": "\x9b31m"}}
+    words = {"object": "object", "metal_nut": "metal\x1b[2J nut"}
+    path = write_tiny_bundle(tmp_path / "tiny", **steering, source={"data_sets": ["a\rb"]}, products=words)
+    shown = [call(*command, path).stdout for command in (["info"], ["prompts", "list"], ["verify"])]
+    assert [line for text in shown for line in text.splitlines() if not line.isprintable()] == []
+    assert "tiny?[2J" in shown[0]
+
+
 def test_the_built_in_weights_keep_their_licence_under_any_path(tmp_path: Path, checkpoint: Path) -> None:
     """As `bench --budget-ms -o` names them, whose bundles stay."""
     if not builtin_checkpoint().is_dir():
