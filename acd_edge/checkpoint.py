@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -267,14 +268,19 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def check_target(path: Path, *, force: bool) -> None:
-    """Refuse a place in use, before the work is done.
+    """Refuse a place that is in use or cannot be written, before the work is done.
 
     Raises:
-        OutputError: something is there, and `force` is not given or it is no checkpoint.
+        OutputError: nothing can be made there, or something is there, and `force` is not given or it is no checkpoint.
     """
-    if not os.path.lexists(path):
-        return
-    if not force:
-        raise OutputError(f"{path} exists already; add --force to replace it, or choose another place with -o")
-    if not path.is_dir() or (any(path.iterdir()) and not (path / CONFIG).is_file()):
-        raise OutputError(f"{path} is not a checkpoint, so it is not replaced; choose another place with -o")
+    if os.path.lexists(path):
+        if not force:
+            raise OutputError(f"{path} exists already; add --force to replace it, or choose another place with -o")
+        if not path.is_dir() or (any(path.iterdir()) and not (path / CONFIG).is_file()):
+            raise OutputError(f"{path} is not a checkpoint, so it is not replaced; choose another place with -o")
+    parent = next(each for each in path.absolute().parents if os.path.lexists(each))
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix=f".{path.name}.", dir=parent))
+    except OSError as error:
+        why = f"{parent}: {error.strerror or error}"
+        raise OutputError(f"{path} cannot be written ({why}); choose another place with -o") from error

@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from acd_edge.errors import CheckpointError
+from acd_edge.errors import CheckpointError, OutputError
 from acd_edge.lazy import require
 from acd_edge.train.config import TrainConfig
 from acd_edge.train.loop import StepLosses, rate_factor
@@ -26,6 +28,7 @@ class CsvCurve:
 
     Raises:
         CheckpointError: the rows that are there are not those of `done` steps.
+        OutputError: the file cannot be written, here or at a row.
     """
 
     def __init__(self, path: Path, recipe: TrainConfig, done: int = 0) -> None:
@@ -48,19 +51,22 @@ class CsvCurve:
     def close(self) -> None:
         """End the file."""
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # every row was written, or told of, before
+                self._file.close()
 
     def _begin(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         fresh = self.path.with_name(self.path.name + ".new")
-        self._file = fresh.open("w", newline="", encoding="utf-8")
-        for row in [list(COLUMNS), *self._kept]:
-            self._write(row)
-        os.replace(fresh, self.path)  # the open file goes on under its name
+        with _told(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = fresh.open("w", newline="", encoding="utf-8")
+            for row in [list(COLUMNS), *self._kept]:
+                self._write(row)
+            os.replace(fresh, self.path)  # the open file goes on under its name
 
     def _write(self, row: list[Any]) -> None:
-        csv.writer(self._file, lineterminator="\n").writerow(row)
-        self._file.flush()
+        with _told(self.path):
+            csv.writer(self._file, lineterminator="\n").writerow(row)
+            self._file.flush()
 
 
 class TensorBoardCurve:
@@ -73,12 +79,15 @@ class TensorBoardCurve:
 
     Raises:
         MissingExtra: tensorboard is not installed.
+        OutputError: the folder cannot be made.
     """
 
     def __init__(self, folder: Path, recipe: TrainConfig, done: int = 0) -> None:
         require("tensorboard", "tensorboard")
         writer: Any = require("torch.utils.tensorboard", "train").SummaryWriter
-        self._writer, self._recipe = writer(str(folder), purge_step=done + 1 if done else None), recipe
+        self._recipe = recipe
+        with _told(folder):
+            self._writer = writer(str(folder), purge_step=done + 1 if done else None)
 
     def __call__(self, done: int, losses: StepLosses) -> None:
         """Add the scalars of step number `done`, from one."""
@@ -96,6 +105,16 @@ def rates_at(recipe: TrainConfig, index: int) -> tuple[float, float]:
     """Learning rates of the vision and of the text side at step `index`, from zero."""
     factor = rate_factor(recipe, index)
     return recipe.vision_rate * factor, recipe.text_rate * factor
+
+
+@contextmanager
+def _told(place: Path) -> Iterator[None]:
+    try:
+        yield
+    except OutputError:
+        raise
+    except OSError as error:
+        raise OutputError(f"{place} cannot be written: {error.strerror or error}") from error
 
 
 def _rows(path: Path, done: int) -> list[list[str]]:

@@ -14,7 +14,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from acd_edge.checkpoint import checkpoint_digest, load_checkpoint, read_config, read_info, save_checkpoint
+from acd_edge.checkpoint import (
+    check_target,
+    checkpoint_digest,
+    load_checkpoint,
+    read_config,
+    read_info,
+    save_checkpoint,
+)
 from acd_edge.config import ModelConfig
 from acd_edge.errors import AcdEdgeError, CheckpointError, OutputError, WeightsError
 from acd_edge.model import AcdClip, build_model
@@ -176,6 +183,16 @@ def test_output_in_use(saved: Path, model: AcdClip) -> None:
     save_checkpoint(saved, model, training={"steps": 13}, force=True)
     assert read_info(saved).training == {"steps": 13}
     assert checkpoint_digest(saved) != digest
+
+
+def test_a_place_that_takes_nothing_is_told_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match=r"file/deep/ck cannot be written \(.*file: Not a directory\); choose"):
+        check_target(tmp_path / "file" / "deep" / "ck", force=False)
+    with pytest.raises(OutputError, match="cannot be written"):
+        check_target(tmp_path / ("long" * 100), force=False)
+    check_target(tmp_path / "new" / "deep" / "ck", force=False)
+    assert [place.name for place in tmp_path.iterdir()] == ["file"]
 
 
 def test_force_never_replaces_something_else(tmp_path: Path, model: AcdClip) -> None:

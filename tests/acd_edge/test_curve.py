@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from acd_edge.errors import CheckpointError
+from acd_edge.errors import CheckpointError, OutputError
 from acd_edge.train.config import TrainConfig
-from acd_edge.train.curve import COLUMNS, CsvCurve
+from acd_edge.train.curve import COLUMNS, CsvCurve, TensorBoardCurve
 from acd_edge.train.loop import StepLosses
 
 RECIPE = TrainConfig(steps=20)
@@ -51,6 +52,26 @@ def test_a_curve_of_other_steps_is_refused(tmp_path: Path, content: str | None) 
         path.write_text(content)
     with pytest.raises(CheckpointError, match="train anew with --force"):
         CsvCurve(path, RECIPE, 2)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no disk that is always full")
+def test_a_full_disk_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "curve.csv"
+    path.with_name("curve.csv.new").symlink_to("/dev/full")
+    with (
+        pytest.raises(OutputError, match=r"curve\.csv cannot be written: No space left"),
+        closing(CsvCurve(path, RECIPE)) as curve,
+    ):
+        curve(1, LOSSES[0])
+
+
+@pytest.mark.parametrize("of", [CsvCurve, TensorBoardCurve])
+def test_a_place_below_a_file_is_told(tmp_path: Path, of: type[CsvCurve | TensorBoardCurve]) -> None:
+    if of is TensorBoardCurve:
+        pytest.importorskip("tensorboard")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be written: Not a directory"):
+        of(tmp_path / "file" / "below" / "x", RECIPE)(1, LOSSES[0])
 
 
 def test_nothing_is_made_before_the_first_step(tmp_path: Path) -> None:
