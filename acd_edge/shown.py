@@ -15,7 +15,7 @@ from acd_edge.data.sets import layout_of
 from acd_edge.errors import ConfigError, SourceError, UsageError
 from acd_edge.export.judge import Read, Shown
 from acd_edge.runtime.preprocess import resize
-from acd_edge.runtime.prompts import DEFAULT_PRODUCT, parse_product
+from acd_edge.runtime.prompts import DEFAULT_PRODUCT, parse_product, parse_products
 from acd_edge.runtime.sources import PictureSource, open_sources
 
 __all__ = ["Found", "find_pictures"]
@@ -118,7 +118,7 @@ def _plain(path: Path, size: int, resize_rule: str, products: Sequence[str]) -> 
 def _called(samples: Sequence[Sample], products: Sequence[str]) -> dict[str, str]:
     """Category -> words: of its own `CATEGORY='words'`, else of a `NAME` for all, else of its set."""
     categories = categories_of(samples)
-    given = dict(parse_product(product) for product in products)
+    given = parse_products(products)
     for_all = [words for name, words in given.items() if name not in categories]
     if len(for_all) > 1:
         raise ConfigError(

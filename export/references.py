@@ -142,7 +142,7 @@ def made_from(bundle: Bundle, checkpoint: Path) -> None:
     read_info(checkpoint)
     wanted, given = bundle.manifest.source.get("checkpoint_sha256"), checkpoint_digest(checkpoint)
     if not wanted:
-        raise BundleError(f"{bundle.path} does not say which checkpoint it was made from; leave --checkpoint away")
+        raise BundleError(f"{bundle.path} does not say which checkpoint it was made from; do without, or export again")
     if wanted != given:
         raise BundleError(
             f"{bundle.path} was made from checkpoint {str(wanted)[:12]}, {checkpoint} is {given[:12]}; "

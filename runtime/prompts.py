@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from acd_edge.errors import ConfigError, ShapeError
+from acd_edge.errors import ConfigError, ShapeError, UsageError
 
 FloatArray = NDArray[np.floating[Any]]
 SLOT = "{}"
@@ -98,3 +98,20 @@ def parse_product(text: str) -> tuple[str, str]:
     if not name or not words:
         raise ConfigError(f"a product is NAME or NAME='words for the prompt', got {text!r}")
     return name, words
+
+
+def parse_products(texts: Iterable[str]) -> dict[str, str]:
+    """Name to words, see `parse_product`.
+
+    Raises:
+        UsageError: a name is given twice.
+
+    >>> parse_products(["metal_nut", "A7=steel bracket"])
+    {'metal_nut': 'metal nut', 'A7': 'steel bracket'}
+    """
+    words: dict[str, str] = {}
+    for name, called in map(parse_product, texts):
+        if name in words:
+            raise UsageError(f"the product {name} is given twice, as '{words[name]}' and as '{called}'; give it once")
+        words[name] = called
+    return words

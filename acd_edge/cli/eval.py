@@ -76,7 +76,7 @@ def command(
     from acd_edge.data.samples import domain_of, load_data, words_of
     from acd_edge.report import check_page, table
     from acd_edge.runtime.bundle import builtin_bundle
-    from acd_edge.runtime.prompts import parse_product
+    from acd_edge.runtime.prompts import parse_products
 
     if force and html is None:
         raise UsageError("--force replaces a page; give --html PAGE, or leave --force away")
@@ -84,7 +84,7 @@ def command(
         check_page(html, force=force)
     path = builtin_bundle() if model is None else model
     samples = load_data(data, root, split="test", layout=layout)
-    given = dict(parse_product(product) for product in products)
+    given = parse_products(products)
     words = {**words_of(samples, given), **given}
     if domain is None and not bundle_domain:
         domain = domain_of(samples)

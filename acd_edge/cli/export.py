@@ -92,12 +92,12 @@ def command(
     from acd_edge.cli.export_search import judges_of, search_precision
     from acd_edge.lazy import require
     from acd_edge.runtime.bundle_write import check_target
-    from acd_edge.runtime.prompts import parse_product
+    from acd_edge.runtime.prompts import parse_products
 
     path = builtin_checkpoint() if checkpoint is None else checkpoint
     if checkpoint is None and not path.is_dir():
         raise CheckpointError("this installation carries no built-in checkpoint; name one: acd-edge export CKPT")
-    words = dict(parse_product(product) for product in products)
+    words = parse_products(products)
     info = read_info(path)
     name = BUILTIN_NAME if checkpoint is None else path.resolve().name
     target = output or Path(f"{name}-{size or info.config.size}-{wanted.label}")

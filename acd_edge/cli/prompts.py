@@ -61,12 +61,14 @@ def add_command(
 ) -> None:
     """Add products to BUNDLE, with its own text encoder or a checkpoint."""
     from acd_edge.runtime.bundle import Bundle, check_not_builtin
-    from acd_edge.runtime.prompts import parse_product
+    from acd_edge.runtime.prompts import parse_products
 
     check_not_builtin(bundle, _OWN)
     if checkpoint is not None and how.given:
         raise UsageError(f"{how.given[0]} is for the bundle's own text encoder, --from uses the checkpoint's")
-    words = dict(parse_product(product) for product in products)
+    if clip_weights is not None and checkpoint is None:
+        raise UsageError("--clip-weights is for the checkpoint: give --from CKPT too")
+    words = parse_products(products)
     with Bundle.open(bundle) as opened:
         if (known := [name for name in words if name in opened.manifest.products]) and not force:
             raise ConfigError(f"{', '.join(known)} is in {bundle} already; add --force to replace it")
@@ -125,15 +127,10 @@ def _features_from(
     bundle: Bundle, words: Mapping[str, str], checkpoint: Path, clip_weights: Path | None
 ) -> dict[str, NDArray[np.float32]]:
     """By the checkpoint that the bundle was made from; another one would give features of another space."""
-    from acd_edge.checkpoint import checkpoint_digest, load_checkpoint, read_info
+    from acd_edge.export.references import made_from
 
-    read_info(checkpoint)
-    made_from, given = bundle.manifest.source.get("checkpoint_sha256"), checkpoint_digest(checkpoint)
-    if made_from != given:
-        raise BundleError(
-            f"{bundle.path} was made from checkpoint {str(made_from)[:12]}, {checkpoint} is {given[:12]}; "
-            "give the right one, or export again"
-        )
+    made_from(bundle, checkpoint)
+    from acd_edge.checkpoint import load_checkpoint
     from acd_edge.export.bundle import encode_product
     from acd_edge.model.weights import tokenizer_for
 

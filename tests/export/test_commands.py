@@ -203,8 +203,17 @@ def test_prompts_refuse(bundle: Path, tmp_path: Path) -> None:
     assert "there is" in call("prompts", "remove", path, "A8", exit_code=1).stderr
     assert "always" in call("prompts", "remove", path, "object", exit_code=1).stderr
     assert (path / "manifest.json").read_bytes() == before
-    write_tiny_bundle(tmp_path / "tiny")
-    assert "--from" in call("prompts", "add", tmp_path / "tiny", "road", exit_code=1).stderr
+    tiny = write_tiny_bundle(tmp_path / "tiny")
+    assert "--from" in call("prompts", "add", tiny, "road", exit_code=1).stderr
+    assert "give --from CKPT too" in call("prompts", "add", tiny, "road", "--clip-weights", "w", exit_code=2).stderr
+    twice = "is given twice, as 'one' and as 'two'"
+    assert twice in call("prompts", "add", tiny, "x=one", "x=two", exit_code=2).stderr
+    assert twice in call("export", "--product", "x=one", "--product", "x=two", exit_code=2).stderr
+
+
+def test_a_bundle_that_names_no_checkpoint_is_none_s(checkpoint: Path, tmp_path: Path) -> None:
+    path = write_tiny_bundle(tmp_path / "tiny")
+    assert "does not say which" in call("prompts", "add", path, "road", "--from", checkpoint, exit_code=1).stderr
 
 
 def test_another_checkpoint_is_refused(bundle: Path, checkpoint: Path, tmp_path: Path) -> None:
