@@ -72,7 +72,7 @@ def command(
             parts=[MODEL] if no_text_encoder else [MODEL, TEXT_ENCODER], progress=_tell, cuda=open_cuda(cuda), trt=trt,
         )  # fmt: skip
         click.echo(json.dumps(_values(opened, engines)) if as_json else "\n".join(map(_line, engines)))
-        if no_verify:
+        if any(engine.state == "never verified" for engine in engines):
             _tell(f"not verified; do it with: acd-edge verify {opened.path} --backend tensorrt")
         for engine in engines:
             if engine.state == "failed":

@@ -81,6 +81,13 @@ def test_without_verification_it_says_how_to_do_it(trt: FakeBuilderRT, bundle: P
     assert f"acd-edge verify {bundle} --backend tensorrt" in result.stderr
 
 
+def test_what_was_verified_before_needs_no_such_word(trt: FakeBuilderRT, bundle: Path) -> None:
+    typed(bundle)
+    result = typed(bundle, "--no-verify")
+    assert (result.exit_code, result.stdout.count(": verified")) == (0, 2)
+    assert "not verified" not in result.stderr
+
+
 def test_a_failure_of_tensorrt_is_one_line(trt: FakeBuilderRT, bundle: Path) -> None:
     trt.fail, trt.says = {"build"}, "Could not find any implementation for node {ForeignNode[a...b]}"
     result = typed(bundle)
