@@ -94,7 +94,8 @@ class Flags:
 @click.option("--source", "sources", multiple=True, metavar="S",
               help="What `run` takes, instead of made 1080p pictures. Repeatable.")  # fmt: skip
 @click.option("--product", default="object", show_default=True, metavar="NAME", help="What is looked at.")
-@click.option("--frames", type=click.IntRange(1), metavar="N", help="Frames that count; 200 unless told.")
+@click.option("--frames", type=click.IntRange(1), metavar="N",
+              help="Frames that count; unless told 200, for each rung of the ladder 60.")  # fmt: skip
 @click.option("--seconds", type=click.FloatRange(0, min_open=True), metavar="S", help="Instead: measure so long.")
 @click.option("--soak", type=click.FloatRange(0, min_open=True), metavar="MINUTES",
               help="Instead: measure so long, and keep a series of latency, heat, clocks and throttling.")  # fmt: skip

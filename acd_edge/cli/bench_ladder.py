@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from acd_edge.bench.ladder import Choice, Ladder, Latency, Request, Rung, Work
     from acd_edge.bench.run import BenchConfig
     from acd_edge.cli.bench import Flags
+    from acd_edge.config import Domain
     from acd_edge.data.samples import Sample
 
 FRAMES = 60
@@ -32,8 +33,10 @@ _TENSORRT = "tensorrt"
 
 def climb(flags: Flags, how: BackendFlags) -> int:
     """Walk the ladder, tell it, and return the exit status: 1 where nothing fits the budget."""
+    from acd_edge.bench.facts import machine_facts
     from acd_edge.bench.ladder import Ladder, Work
 
+    machine = machine_facts()  # whose load is that before the work
     if flags.budget_ms is None:
         raise UsageError("--from belongs to the ladder: give --budget-ms T, or name a bundle to measure")
     if not flags.data:
@@ -49,7 +52,7 @@ def climb(flags: Flags, how: BackendFlags) -> int:
             if not ladder.rungs:
                 raise
             stopped = error
-    values = _values(ladder, request, samples, stopped)
+    values = _values(ladder, request, samples, machine, stopped)
     _tell(flags, ladder, values)
     if stopped is not None:
         raise stopped
@@ -100,21 +103,31 @@ def _sizes(own: int, bundle: Path, around: Any) -> tuple[int, ...]:
 def _request(flags: Flags, samples: Sequence[Sample], how: BackendFlags) -> Request:
     from acd_edge.bench.ladder import Request
     from acd_edge.checkpoint import builtin_checkpoint, checkpoint_digest, read_info
-    from acd_edge.data.samples import categories_of, domain_of, words_of
 
     checkpoint = builtin_checkpoint() if flags.checkpoint is None else flags.checkpoint
     read_info(checkpoint)
-    words = words_of(samples, {})
+    words, domain = _shown(samples)
     return Request(
         checkpoint=checkpoint,
         checkpoint_sha256=checkpoint_digest(checkpoint),
-        domain=domain_of(samples),
-        products={name: words.get(name) or name.replace("_", " ") for name in categories_of(samples)},
+        domain=domain,
+        products=words,
         calib=flags.calib,
         calib_sha256="" if flags.calib is None else _calib_digest(flags.calib),
         clip_weights=flags.clip_weights,
         int8_base="fp16" if how.backend == _TENSORRT else "fp32",
     )
+
+
+def _shown(samples: Sequence[Sample]) -> tuple[dict[str, str], Domain]:
+    """The words of each category, and the domain."""
+    from acd_edge.data.samples import domain_of, words_of
+
+    try:
+        return words_of(samples), domain_of(samples)
+    except DataError as error:  # whose advice names flags that the ladder has not
+        what = str(error).rpartition("; ")[0]
+        raise DataError(f"{what}; a ladder judges every rung on all of --data: take them one at a time") from error
 
 
 def _calib_digest(folder: Path) -> str:
@@ -256,9 +269,13 @@ def _said(rung: Rung) -> str:
 
 
 def _values(
-    ladder: Ladder, request: Request, samples: Sequence[Sample], stopped: BaseException | None
+    ladder: Ladder,
+    request: Request,
+    samples: Sequence[Sample],
+    machine: Mapping[str, Any],
+    stopped: BaseException | None,
 ) -> dict[str, Any]:
-    from acd_edge.bench.facts import machine_facts, versions
+    from acd_edge.bench.facts import versions
 
     return {
         "kind": "acd-edge bench ladder",
@@ -270,7 +287,7 @@ def _values(
         "pictures": len(samples),
         "products": dict(request.products),
         "ending": "complete" if stopped is None else "interrupted",
-        "machine": machine_facts(),
+        "machine": machine,
         "versions": versions(),
     }
 

@@ -304,6 +304,15 @@ def test_without_an_output_one_rung_lies_on_the_disk_at_a_time(
     assert beside == [[]] * 4
 
 
+def test_the_load_that_is_told_is_that_before_the_work(
+    checkpoint: Path, data: Path, exported: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+    monkeypatch.setattr(facts, "machine_facts", lambda: {"load_before": tried.append(len(TRIED))})
+    climb(checkpoint, data, "--size", 28, "--precision", "fp32", "--json")
+    assert tried == [0]
+
+
 def test_nothing_fits(checkpoint: Path, data: Path, exported: None) -> None:
     result = run("--budget-ms", 1e-6, "--from", checkpoint, "--data", data, "--size", 28, "--precision", "fp32",
                  "--frames", 2, "--warm-up", 0)  # fmt: skip
@@ -390,6 +399,8 @@ def test_ctrl_c_tells_the_rungs_so_far(
         (["--budget-ms", 5, "--data", "EMPTY", "--from", "CKPT"], "EMPTY"),
         (["--budget-ms", 5, "--data", "bare.jsonl", "--from", "CKPT"], "bare.jsonl has no masks, so there is no pixel"),
         (["--budget-ms", 5, "--data", "good.jsonl", "--from", "CKPT"], "good.jsonl holds no defective picture"),
+        (["--budget-ms", 5, "--data", "DATA", "--data", "brain.jsonl", "--from", "CKPT"], "both domains ("),
+        (["--budget-ms", 5, "--data", "shelf.jsonl", "--data", "visa.jsonl"], "in visa; a ladder judges every rung"),
     ],
 )
 def test_bad_input_is_one_line(
@@ -402,9 +413,12 @@ def test_bad_input_is_one_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name, label in (("bare", 1), ("good", 0)):
-        line = {"image_path": "set/metal_nut/test/dent/000.png", "label": label, "class_name": "metal_nut"}
-        Path(f"{name}.jsonl").write_text(json.dumps(line))
+    line = {"image_path": "set/metal_nut/test/dent/000.png", "label": 1, "class_name": "cashew"}
+    masked = {**line, "mask_path": "set/metal_nut/ground_truth/dent/000_mask.png"}
+    lists = {"bare": line, "good": {**line, "label": 0}, "shelf": masked, "visa": masked,
+             "brain": {**masked, "class_name": "brain"}}  # fmt: skip
+    for name, only in lists.items():
+        Path(f"{name}.jsonl").write_text(json.dumps(only))
     (tmp_path / "EMPTY").mkdir()
     (tmp_path / "COPY").mkdir()
     shutil.copy(next(data.glob("*/test/good/*")), tmp_path / "COPY" / "under-another-name.png")
@@ -412,6 +426,7 @@ def test_bad_input_is_one_line(
     result = run(*(places.get(arg, arg) for arg in args))
     assert result.exit_code in (1, 2)
     assert words in result.stderr
+    assert not {"--product", "--domain"} & set(result.stderr.replace("=", " ").split())  # bench has no such flags here
     assert (result.stdout, result.stderr.count("Error:"), TRIED) == ("", 1, [])
 
 
