@@ -6,6 +6,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -13,7 +14,7 @@ import click
 
 from acd_edge.cli.data import DATA_HELP, LAYOUT_HELP, Progress
 from acd_edge.config import DOMAINS, PRESETS, Domain, ModelConfig
-from acd_edge.errors import UsageError
+from acd_edge.errors import ConfigError, UsageError
 from acd_edge.train.config import Precision, TrainConfig
 from acd_edge.train.settings import Settings, read_settings
 
@@ -94,7 +95,8 @@ def command(
     Several processes, one per GPU, on one machine or more (pip install 'acd-edge[distributed]'):
       torchrun --nproc-per-node 4 -m acd_edge train ...
     """
-    from acd_edge.data.samples import domain_of, load_data, words_of
+    from acd_edge.data.samples import categories_of, domain_of, load_data, words_of
+    from acd_edge.data.sampling import GENERIC
     from acd_edge.data.sets import plain
     from acd_edge.train.run import TrainRun, train
     from acd_edge.train.stem import GIB, Room
@@ -109,7 +111,7 @@ def command(
     if domain is None and "domain" not in given.model:
         model = model.with_(domain=domain_of(samples))
     recipe = recipe.for_pictures(len(samples))
-    words = {**given.words, **_phrases(products)}
+    words = {**given.words, **_phrases(products, [*categories_of(samples), GENERIC])}
     known = {category: [called] for category, called in words_of(samples, words).items() if called != plain(category)}
     words = {**known, **words}
     run = TrainRun(model=model, recipe=recipe, data=tuple(map(str, data)), words=words)
@@ -143,12 +145,15 @@ def _configs(given: Settings, **settings: Any) -> tuple[ModelConfig, TrainConfig
     return model, TrainConfig.from_dict({**given.recipe, **of_recipe})
 
 
-def _phrases(products: tuple[str, ...]) -> dict[str, list[str]]:
+def _phrases(products: tuple[str, ...], known: Sequence[str]) -> dict[str, list[str]]:
+    """Category -> phrases of the flags, all of them for a category of `known`."""
     from acd_edge.runtime.prompts import parse_product
 
     phrases: dict[str, list[str]] = {}
     for category, words in map(parse_product, products):
         phrases.setdefault(category, []).append(words)
+    if strange := sorted(set(phrases) - set(known)):
+        raise ConfigError(f"--product {', '.join(strange)} is no category of the data; they have {', '.join(known)}")
     return phrases
 
 

@@ -275,7 +275,7 @@ def _write(
     training = {
         "steps_done": trainer.done,
         "recipe": asked["recipe"],
-        "data": [Path(place).name for place in run.data],
+        "data": list(record.data_sets),
         "pictures": len(samples),
         "trained_on": record.summary(),
         "words": asked["words"],

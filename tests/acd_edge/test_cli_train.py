@@ -44,7 +44,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def train(data: Path, *more: str) -> Result:
-    config = ["--config", str(data.parent / "small.json")]
+    config = ["--config", str(data.resolve().parent / "small.json")]
     return CliRunner().invoke(cli, ["train", "--data", str(data), *config, *more], catch_exceptions=False)
 
 
@@ -80,8 +80,10 @@ def test_interrupted_and_resumed_equals_whole(data: Path, tmp_path: Path, monkey
     assert [row[0] for row in curves[0]] == ["step", "1", "2", "3"]
     assert [row[:-1] for row in curves[0]] == [row[:-1] for row in curves[1]]  # all but the seconds
     again = tmp_path / "again"
-    assert train(data, "--config", str(whole / "train.json"), "-o", str(again)).exit_code == 0
+    monkeypatch.chdir(data)
+    assert train(Path(), "--config", str(whole / "train.json"), "-o", str(again)).exit_code == 0
     assert adapters(again) == adapters(whole)
+    assert read_info(again).training["data"] == ["set"]  # what the folder is called, though it was given as "."
 
 
 @pytest.mark.parametrize("at", [0, 1])
@@ -211,6 +213,7 @@ def test_resume_refuses_another_run(data: Path, tmp_path: Path, monkeypatch: pyt
         (["--groups", "4"], "4 groups do not divide the 6 blocks of the text tower"),
         (["--size", "30"], "size 30 is not a multiple of the patch"),
         (["--accumulate", "3"], "accumulate = 3 parts do not fit into a batch of 2"),
+        (["--product", "cpu=coffee cup"], "--product cpu is no category of the data; they have cup, object"),
         (["--config", "papier"], "no settings at papier; give a JSON file, or one of the recipes builtin, paper"),
         (["--backbone", "vit"], "backbone must be 'compact' or 'clip:<open_clip name>'"),
         (["--backbone", "clip:ViT-B-32", "--pretrained", "best"], "open_clip lists no weights 'best' for ViT-B-32"),
