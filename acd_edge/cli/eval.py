@@ -78,6 +78,8 @@ def command(
     from acd_edge.runtime.bundle import builtin_bundle
     from acd_edge.runtime.prompts import parse_products
 
+    if domain and bundle_domain:
+        raise UsageError("--domain says what the data are, --bundle-domain takes the bundle as it is; give one of them")
     if force and html is None:
         raise UsageError("--force replaces a page; give --html PAGE, or leave --force away")
     if html is not None:
@@ -106,7 +108,7 @@ def command(
 
 @dataclass(frozen=True, kw_only=True)
 class _Flags:
-    """What says how to open the model."""
+    """What says how to open the model; without a domain, a bundle as it is."""
 
     domain: Domain | None
     bundle_domain: bool
@@ -169,11 +171,10 @@ def _opened(path: Path, flags: _Flags) -> Iterator[_Subject]:
 
 
 def _check_domain(path: Path, own: str, flags: _Flags) -> None:
-    wanted = flags.domain or "industrial"
-    if own != wanted and not flags.bundle_domain:
+    if own != flags.domain and not flags.bundle_domain:
         raise UsageError(
-            f"{path} was exported for {own} pictures, the data are {wanted}; "
-            f"give --domain {own}, or --bundle-domain to measure it as it is, or export --domain {wanted}"
+            f"{path} was exported for {own} pictures, the data are {flags.domain}; "
+            f"give --domain {own}, or --bundle-domain to measure it as it is, or export --domain {flags.domain}"
         )
 
 
@@ -189,7 +190,7 @@ def _checkpoint(path: Path, flags: _Flags) -> _Subject:
     from acd_edge.runtime.preprocess import DEFAULT_RESIZE
 
     model = load_checkpoint(path, size=flags.size, clip_weights=flags.clip_weights)
-    model.config = model.config.with_(domain=flags.domain or "industrial")
+    model.config = model.config.with_(domain=flags.domain)
     return _Subject(
         predictor=predictor_from_model(model, tokenizer_for(model.config)),
         size=model.config.size,

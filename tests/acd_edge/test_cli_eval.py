@@ -175,6 +175,7 @@ def test_bundle_of_the_other_domain_needs_a_word(tree: Path, tmp_path: Path) -> 
         (["{bundle}", "--data", "{tmp}/gone"], 1, "no data set at {tmp}/gone"),
         (["{tmp}/gone", "--data", "{tree}"], 1, "no checkpoint and no bundle at {tmp}/gone"),
         (["{tree}", "--data", "{tree}"], 1, "{tree} is neither a bundle"),
+        (["{bundle}", "--data", "{tree}", "--domain", "medical", "--bundle-domain"], 2, "give one of them"),
         (["{bundle}", "--data", "{tree}", "--product", "screw=bolt"], 1, "screw is no category"),
         (["{bundle}", "--data", "{tree}", "--product", "metal_nut=pipe"], 1, "no text encoder"),
         (["{bundle}", "--data", "{tree}", "--size", "28"], 2, "--size are for checkpoints"),
