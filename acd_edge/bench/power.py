@@ -23,7 +23,7 @@ from acd_edge.device.power import (
     total_power,
 )
 from acd_edge.device.sysfs import ROOT
-from acd_edge.device.tegrastats import parse_tegrastats
+from acd_edge.device.tegrastats import power_of_tegrastats
 
 __all__ = ["IDLE_S", "TegraStatsWatts", "WattMeter", "energy_facts", "idle_watts", "watt_meter"]
 
@@ -58,9 +58,8 @@ class TegraStatsWatts:
 
     def _follow(self, lines: Any) -> None:
         for line in lines:
-            stats = parse_tegrastats(line)
-            if stats is not None and stats.total is not None:
-                self._newest = stats.total.watts
+            if (total := power_of_tegrastats(line)) is not None:
+                self._newest = total.watts
         self._newest = None
 
     def __enter__(self) -> TegraStatsWatts:

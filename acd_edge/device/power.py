@@ -1,4 +1,4 @@
-"""Watts of a Jetson: its power monitors in sysfs, a thread that samples them, and the energy of a frame.
+"""Watts of a Jetson: its power monitors in sysfs, a thread that samples them, and energy out of them.
 
 The monitors (INA3221, on Thor an INA238 too) are shown by Linux's hwmon: `inN_label` names a rail, `inN_input` is its
 voltage in mV, `currN_input` its current in mA (kernel.org, hwmon/ina3221). They average over milliseconds and see the
@@ -19,7 +19,7 @@ from typing import NamedTuple
 from acd_edge.device.sysfs import ROOT, listed, read_int, read_text
 
 __all__ = [
-    "TOTALS", "PowerSampler", "Rail", "Sample", "TotalPower", "energy_joules", "energy_per_frame", "find_rails",
+    "TOTALS", "PowerSampler", "Rail", "Sample", "TotalPower", "energy_joules", "find_rails",
     "mean_watts", "power_reader", "read_rails", "total_power",
 ]  # fmt: skip
 
@@ -184,35 +184,25 @@ class PowerSampler:
             self.sample()  # so that the last frame lies between two samples
 
 
-def energy_joules(samples: Sequence[Sample], start: float, end: float, *, idle_watts: float = 0.0) -> float | None:
-    """The integral of P - P_idle over [start, end] by the trapezoidal rule, in joules.
+def energy_joules(samples: Sequence[Sample], start: float, end: float) -> float | None:
+    """The integral of the power over [start, end] by the trapezoidal rule, in joules.
 
     Args:
         samples: in order of time; power between two of them is taken as linear.
         start, end: seconds on the samples' clock.
-        idle_watts: what the machine draws when it does nothing.
 
     Returns:
         None where the samples do not reach over the whole interval: nothing is extrapolated.
 
-    >>> energy_joules([Sample(0, 4), Sample(2, 8)], 0, 2, idle_watts=3)
-    6.0
+    >>> energy_joules([Sample(0, 4), Sample(2, 8)], 0, 2)
+    12.0
     """
     if end <= start or len(samples) < 2 or samples[0].seconds > start or samples[-1].seconds < end:
         return None
     inner = [sample for sample in samples if start < sample.seconds < end]
     path = [Sample(start, _at(samples, start)), *inner, Sample(end, _at(samples, end))]
     steps = pairwise(path)
-    total = sum((later.watts + sooner.watts) / 2 * (later.seconds - sooner.seconds) for sooner, later in steps)
-    return float(total - idle_watts * (end - start))
-
-
-def energy_per_frame(
-    samples: Sequence[Sample], start: float, end: float, frames: int, *, idle_watts: float
-) -> float | None:
-    """Joules a frame above idling: the integral of (P - P_idle) dt / N, see `energy_joules`."""
-    joules = energy_joules(samples, start, end, idle_watts=idle_watts)
-    return None if joules is None or frames < 1 else joules / frames
+    return float(sum((later.watts + sooner.watts) / 2 * (later.seconds - sooner.seconds) for sooner, later in steps))
 
 
 def mean_watts(samples: Sequence[Sample]) -> float | None:

@@ -13,14 +13,13 @@ from acd_edge.device.power import (
     PowerSampler,
     Sample,
     energy_joules,
-    energy_per_frame,
     find_rails,
     mean_watts,
     power_reader,
     read_rails,
     total_power,
 )  # fmt: skip
-from acd_edge.device.tegrastats import Load, RailReading, parse_tegrastats
+from acd_edge.device.tegrastats import power_of_tegrastats
 from tests.fake_jetson import agx_orin, laptop, orin_nano, thor, write
 
 # Rails in sysfs.
@@ -99,57 +98,24 @@ THOR_7 = (
 )
 
 
-def test_orin_nano_on_jetpack_6() -> None:
-    found = parse_tegrastats(NANO_6)
+@pytest.mark.parametrize(
+    ("line", "watts", "rails"),
+    [
+        (NANO_6, 12.479, ("VDD_IN",)),
+        (AGX_6, 2.340 + 0.390 + 4.025, ("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0")),  # no rail has the total
+        (NX_7, 7.280, ("VDD_IN",)),  # with a third number
+        (THOR_7, -0.392 + 8.710 + 6.767, ("VDD_GPU", "VDD_CPU_SOC_MSS", "VIN_SYS_5V0")),  # and a rail below zero
+    ],
+)
+def test_a_line_of_tegrastats_tells_the_watts_now(line: str, watts: float, rails: tuple[str, ...]) -> None:
+    found = power_of_tegrastats(line)
     assert found is not None
-    assert (found.ram_used_mb, found.ram_total_mb, found.swap_used_mb, found.swap_total_mb) == (6185, 7620, 851, 3810)
-    assert found.cpus == (*(Load(percent, 729) for percent in (15, 11, 14, 13)), None, None)
-    assert (found.gpu, found.memory) == (Load(63, 621), Load(43, 2133))
-    assert found.temperatures["gpu"] == 53.343
-    assert found.rails["VDD_IN"] == RailReading(12479, 12480)
-    assert found.total is not None
-    assert (found.total.watts, found.total.rails) == (12.479, ("VDD_IN",))
-    assert found.throttled == ()
+    assert (found.watts, found.rails) == (pytest.approx(watts), rails)
 
 
-def test_agx_orin_has_no_total_rail_and_sleeping_sensors() -> None:
-    found = parse_tegrastats(AGX_6)
-    assert found is not None
-    assert set(found.temperatures) == {"cpu", "tboard", "soc2", "tj"}
-    assert set(found.rails) == {"VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0", "VDDQ_VDD2_1V8AO"}
-    assert found.total is not None
-    assert found.total.watts == pytest.approx(2.340 + 0.390 + 4.025)
-    assert found.gpu == Load(0, 0)
-
-
-def test_jetpack_7_has_a_third_number_and_without_root_no_clocks() -> None:
-    found = parse_tegrastats(NX_7)
-    assert found is not None
-    assert found.rails == {"VDD_IN": RailReading(7280, 7281, 7300)}
-    assert found.temperatures["cpu"] == 57.156  # now, not the largest
-    assert found.cpus[2] is None
-    assert (found.gpu, found.memory) == (Load(0, None), Load(None, None))
-
-
-def test_thor_tells_clocks_without_per_cent_and_rails_below_zero() -> None:
-    found = parse_tegrastats(THOR_7)
-    assert found is not None
-    assert found.gpu == Load(None, 314)
-    assert found.rails["VDD_GPU"] == RailReading(-392, 4925, 4925)
-    assert found.total is not None
-    assert found.total.rails == ("VDD_GPU", "VDD_CPU_SOC_MSS", "VIN_SYS_5V0")
-    assert found.total.watts == pytest.approx(-0.392 + 8.710 + 6.767)
-
-
-def test_words_about_throttling_are_kept() -> None:
-    assert getattr(parse_tegrastats(f"{NANO_6} SOC throttled due to over-current"), "throttled", None) == (
-        "throttled due to over-current",
-    )
-
-
-@pytest.mark.parametrize("line", ["", "RAM", "tegrastats: command not found", "GR3D_FREQ 3%"])
+@pytest.mark.parametrize("line", ["", "RAM", "tegrastats: command not found", "GR3D_FREQ 3%", "VDD_SOC 2mW/2mW"])
 def test_other_lines_are_none(line: str) -> None:
-    assert parse_tegrastats(line) is None
+    assert power_of_tegrastats(line) is None
 
 
 # Energy.
@@ -160,12 +126,9 @@ def ramp(start: float, end: float, steps: int, watts: Callable[[float], float]) 
     return [Sample(seconds, watts(seconds)) for seconds in times]
 
 
-def test_energy_is_the_integral_above_idle() -> None:
+def test_energy_is_the_integral_of_the_power() -> None:
     linear = ramp(0, 10, 7, lambda seconds: 3 + 2 * seconds)  # trapezoids are exact on it, whatever the steps
-    want = 3 * 6 + (8**2 - 2**2) - 1.5 * 6
-    assert energy_joules(linear, 2, 8, idle_watts=1.5) == pytest.approx(want, rel=1e-12)
-    assert energy_per_frame(linear, 2, 8, 12, idle_watts=1.5) == pytest.approx(want / 12, rel=1e-12)
-    assert energy_joules(linear, 2, 8) != pytest.approx(want, rel=1e-3)  # idle not taken off: seen
+    assert energy_joules(linear, 2, 8) == pytest.approx(3 * 6 + (8**2 - 2**2), rel=1e-12)
 
 
 def test_energy_of_a_curve_tends_to_its_integral() -> None:
@@ -184,7 +147,6 @@ def test_nothing_is_extrapolated() -> None:
     assert energy_joules(samples, 0.9, 2) is None
     assert energy_joules(samples, 1, 2.1) is None
     assert energy_joules(samples[:1], 1, 1) is None
-    assert energy_per_frame(samples, 1, 2, 0, idle_watts=0) is None
 
 
 def test_the_mean_is_over_time() -> None:
