@@ -56,11 +56,6 @@ class Apart:
     difference: float | None
     worst: str
 
-    @property
-    def finite(self) -> bool:
-        """Whether every value was a number."""
-        return self.difference is not None
-
 
 @dataclass(frozen=True)
 class Change:

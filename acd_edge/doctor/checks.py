@@ -7,10 +7,9 @@ from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Literal
 
-__all__ = ["GROUPS", "MARKS", "Check", "Mark"]
+__all__ = ["GROUPS", "Check", "Mark"]
 
 Mark = Literal["ok", "note", "missing", "bad"]
-MARKS: tuple[Mark, ...] = ("ok", "note", "missing", "bad")
 """`note`: worth knowing. `missing`: something that is not there. `bad`: something that will fail or mislead."""
 
 GROUPS: Mapping[str, str] = MappingProxyType(

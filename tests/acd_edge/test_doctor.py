@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import pytest
 from click.testing import CliRunner
@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from acd_edge.cli import cli
 from acd_edge.cli import doctor as doctor_command
 from acd_edge.device.clocks import Throttling
-from acd_edge.doctor.checks import GROUPS, MARKS, Check
+from acd_edge.doctor.checks import GROUPS, Check, Mark
 from acd_edge.doctor.facts import Facts, gather
 from acd_edge.doctor.machine import Camera, Memory, Python
 from acd_edge.doctor.reports import Report
@@ -428,7 +428,7 @@ def test_json_is_one_object_with_marks_and_fixes(monkeypatch: pytest.MonkeyPatch
     assert told["able"] is True
     assert told["backends"] == ["tensorrt", "onnxruntime", "openvino"]
     assert {check["group"] for check in told["checks"]} <= set(GROUPS)
-    assert {check["mark"] for check in told["checks"]} <= set(MARKS)
+    assert {check["mark"] for check in told["checks"]} <= set(get_args(Mark))
     assert told["facts"]["libraries"]["tensorrt"]["values"]["version"] == "10.16.2.10"
 
 
