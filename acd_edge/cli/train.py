@@ -61,9 +61,9 @@ _OF_RECIPE = ("steps", "batch", "accumulate", "precision", "seed")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
               help="Where to compute; auto takes a GPU where there is one.")  # fmt: skip
 @click.option("--cache-memory", type=click.FloatRange(min=0), default=2.0, show_default=True, metavar="GB",
-              help="Memory, per process, for the frozen part of pictures that come again (augment off).")  # fmt: skip
+              help="Memory, per process, for decoded pictures, or (augment off) for their frozen part.")  # fmt: skip
 @click.option("--cache-dir", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
-              help="A disk for those that the memory does not take; the space is free again at the end.")  # fmt: skip
+              help="A disk for the frozen parts that the memory does not take; free again at the end.")  # fmt: skip
 @click.option("--tensorboard", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
               help="Write the curves for TensorBoard too.")  # fmt: skip
 @click.option("--resume", is_flag=True, help="Go on with a run that was interrupted, exactly.")

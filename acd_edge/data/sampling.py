@@ -99,7 +99,7 @@ class Batches:
         augment: bool = True,
         style: Style = "ours",
         order: Order = "balanced",
-        cache_bytes: int = 3 << 30,
+        cache_bytes: int = 2 << 30,
     ) -> None:
         self.size, self.size_of_batch, self.seed = size, batch, seed
         self.mix, self.augment, self.style = mix, augment, style

@@ -156,7 +156,7 @@ def train(
         resume: go on with the state that an unfinished run left beside the checkpoint.
         force: replace a checkpoint that is there, and forget an unfinished run.
         device: where to compute; `auto` takes a GPU where there is one.
-        room: where stems of pictures that come again are kept; 2 GiB of memory unless given.
+        room: where decoded pictures, or the stems of those that come again, are kept; 2 GiB of memory unless given.
         tensorboard: folder for TensorBoard's event files.
         report: called after each step, in the first process.
         remember: called after each picture whose digest was taken, with their number, before the first step.
@@ -244,7 +244,7 @@ def new_trainer(
     from acd_edge.model import build_model
     from acd_edge.model.weights import tokenizer_for
 
-    recipe = run.recipe
+    recipe, room = run.recipe, room or Room()
     torch.manual_seed(recipe.seed)
     model = build_model(run.model, clip_weights=clip_weights, trust=trust)
     batches = Batches(
@@ -262,8 +262,9 @@ def new_trainer(
         augment=recipe.augment,
         style=recipe.augmentation,
         order=recipe.order,
+        cache_bytes=room.memory,
     )
-    store = None if recipe.augment else store_for(model, recipe.cache, len(samples), room or Room())
+    store = None if recipe.augment else store_for(model, recipe.cache, len(samples), room)
     return Trainer(model, tokenizer_for(run.model), batches, recipe, run.words, engine=engine, store=store)
 
 

