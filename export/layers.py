@@ -1,8 +1,4 @@
-"""What an engine consists of, as its layers tell: the precision of its products, and which attentions are one kernel.
-
-Two sources say the same: the engine's inspector as JSON, which needs the device, and the builder's verbose log, which a
-compiler without a GPU writes too.
-"""
+"""What an engine consists of, as its layers tell: precision of its products, and which attentions are one kernel."""
 
 from __future__ import annotations
 
@@ -16,7 +12,7 @@ from typing import Any
 
 from acd_edge.errors import EngineError
 
-__all__ = ["UNKNOWN", "Layer", "LayerSummary", "layers_from_json", "layers_from_log", "summary_of"]
+__all__ = ["UNKNOWN", "Layer", "LayerSummary", "layers_from_json", "summary_of", "type_of"]
 
 UNKNOWN = "unknown"
 FUSED_ATTENTION = "_gemm_mha_v2"  # one kernel for both products and the softmax between them; v1 is a slower way
@@ -32,9 +28,6 @@ _WORD = re.compile(r"[A-Za-z]+\d*")
 _STRENGTH = ("int8", "bf16", "fp16", "fp32")  # a product with several input types computes in the first of these
 _PRODUCT = re.compile(r"gemm|mha|matmul|matrix_?multiply|correlation|convolution|cask", re.IGNORECASE)
 _FULLY_CONNECTED = re.compile(r"(?:_|[a-z])Fc(?:[A-Z_]|$)")  # __myl_FcAddMulSigmMul_: a product with what follows it
-_LOGGED = re.compile(r"^Name: (?P<name>.*?), LayerType: (?P<kind>\S+?), (?P<rest>.*)$", re.MULTILINE)
-_PART = re.compile(r"(?:^|, )(Inputs|Constants|Outputs|TacticName|StreamId|Metadata): ")
-_LOGGED_TYPE = re.compile(r"(?:Datatype|Format/Datatype): ([^,}\]]+)")
 
 
 @dataclass(frozen=True)
@@ -109,17 +102,11 @@ def layers_from_json(text: str) -> list[Layer]:
         raise EngineError(f"the engine's inspector gave no list of layers ({error})") from error
 
 
-def layers_from_log(messages: Iterable[str]) -> list[Layer]:
-    """Layers from the builder's verbose log, where the profiling verbosity was detailed."""
-    text = "\n".join(each for each in messages if "LayerType" in each)
-    return [_logged(found["name"], found["kind"], found["rest"]) for found in _LOGGED.finditer(text)]
-
-
 def _layer(values: Any) -> Layer:
     if isinstance(values, str):  # an engine of low verbosity gives names only
         return Layer(values, "", "", ())
     inputs = values.get("Inputs") or []
-    types = [_type_of(" ".join(str(each.get(key, "")) for key in _TYPE_KEYS)) for each in inputs]
+    types = [type_of(" ".join(str(each.get(key, "")) for key in _TYPE_KEYS)) for each in inputs]
     return Layer(
         name=str(values.get("Name", "")),
         kind=str(values.get("LayerType", "")),
@@ -131,14 +118,7 @@ def _layer(values: Any) -> Layer:
 _TYPE_KEYS = ("Datatype", "Format/Datatype", "Format")
 
 
-def _logged(name: str, kind: str, rest: str) -> Layer:
-    pieces = _PART.split(rest)
-    parts = dict(zip(pieces[1::2], pieces[2::2], strict=False))
-    types = [_type_of(each) for each in _LOGGED_TYPE.findall(parts.get("Inputs", ""))]
-    return Layer(name, kind, parts.get("TacticName", ""), tuple(each for each in types if each))
-
-
-def _type_of(words: str) -> str | None:
+def type_of(words: str) -> str | None:
     """The precision that the first known word names, or None for types such as uint8 that no product has."""
     return next((_TYPES[each.lower()] for each in _WORD.findall(words) if each.lower() in _TYPES), None)
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from acd_edge.errors import EngineError
-from acd_edge.export.layers import LayerSummary, layers_from_json, layers_from_log, summary_of
+from acd_edge.export.layers import LayerSummary, layers_from_json, summary_of
+from tests.export.rtx import layers_from_log
 
 # A line of the verbose log as TensorRT-RTX 1.7 writes it, shortened.
 LOG = (
