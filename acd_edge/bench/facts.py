@@ -6,7 +6,6 @@ import hashlib
 import os
 import platform
 import sys
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import acd_edge
 from acd_edge.device.jetson import debian_packages
-from acd_edge.device.sysfs import ROOT, read_text
+from acd_edge.device.sysfs import ROOT, processor_name, read_text
 from acd_edge.errors import AcdEdgeError
 from acd_edge.runtime.bundle import builtin_bundle
 from acd_edge.runtime.bundle_files import MANIFEST
@@ -53,14 +52,11 @@ def machine_facts(root: Path = ROOT) -> dict[str, Any]:
     Args:
         root: folder that holds `proc` and `etc`; another one in tests.
     """
-    cpu = _after(read_text(root / "proc/cpuinfo"), ("model name", "Model")) or read_text(
-        root / "proc/device-tree/model"
-    )
-    memory = _after(read_text(root / "proc/meminfo"), ("MemTotal",))
+    memory = _after(read_text(root / "proc/meminfo"), "MemTotal")
     load = read_text(root / "proc/loadavg")
-    system = _after((read_text(root / "etc/os-release") or "").replace("=", ":"), ("PRETTY_NAME",))
+    system = _after((read_text(root / "etc/os-release") or "").replace("=", ":"), "PRETTY_NAME")
     return {
-        "cpu": cpu or read_text(root / "proc/device-tree/model") or platform.processor() or None,
+        "cpu": processor_name(root) or None,
         "cores": os.cpu_count(),
         "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_mb": round(int(memory.split()[0]) / 1024) if memory else None,
@@ -186,19 +182,17 @@ def gpu_facts(backend: str, binding: Binding = "auto") -> dict[str, Any] | None:
 
 def peak_rss_mb(root: Path = ROOT) -> float | None:
     """Most memory that this process ever held at once (VmHWM), in MiB; None where the system does not tell."""
-    told = _after(read_text(root / "proc/self/status"), ("VmHWM",))
+    told = _after(read_text(root / "proc/self/status"), "VmHWM")
     return round(int(told.split()[0]) / 1024, 1) if told else None
 
 
 def current_rss_mb(root: Path = ROOT) -> float | None:
     """Memory that this process holds now (VmRSS), in MiB; None where the system does not tell."""
-    told = _after(read_text(root / "proc/self/status"), ("VmRSS",))
+    told = _after(read_text(root / "proc/self/status"), "VmRSS")
     return round(int(told.split()[0]) / 1024, 1) if told else None
 
 
-def _after(text: str | None, keys: tuple[str, ...]) -> str | None:
-    """What stands after the first of the keys, in lines of `key: value`."""
-    found: Mapping[str, str] = {
-        key.strip(): value.strip() for key, _, value in (line.partition(":") for line in (text or "").splitlines())
-    }
-    return next((found[key] for key in keys if found.get(key)), None)
+def _after(text: str | None, key: str) -> str | None:
+    """What stands after a key, in lines of `key: value`."""
+    told = (line.partition(":") for line in (text or "").splitlines())
+    return next((value.strip() for name, _, value in told if name.strip() == key and value.strip()), None)

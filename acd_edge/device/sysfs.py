@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+import re
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -41,6 +43,18 @@ def read_int(path: Path) -> int | None:
         return int(read_text(path) or "")
     except ValueError:
         return None
+
+
+def processor_name(root: Path = ROOT) -> str:
+    """What the processor calls itself; on ARM, which often names none, the board's device tree does. Empty if neither.
+
+    Args:
+        root: folder that holds `proc`; another one in tests.
+    """
+    cpuinfo = read_text(root / "proc/cpuinfo") or ""
+    told = [re.search(rf"^{key}\s*: (.+)$", cpuinfo, re.MULTILINE) for key in ("model name", "Model")]
+    board = read_text(root / "proc/device-tree/model")
+    return " ".join((next((each[1] for each in told if each), board) or platform.processor()).split())
 
 
 def listed(folder: Path, pattern: str) -> list[Path]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from acd_edge.device.sysfs import ROOT, listed, read_int, read_text
+from acd_edge.device.sysfs import ROOT, listed, processor_name, read_int, read_text
 
 __all__ = ["DISTRIBUTIONS", "Camera", "Machine", "Memory", "Python", "find_machine"]
 
@@ -107,7 +107,7 @@ def find_machine(root: Path = ROOT) -> Machine:
         system=name[1] if name else platform.system(),
         kernel=platform.release(),
         architecture=platform.machine(),
-        processor=_processor(root),
+        processor=processor_name(root),
         cpus=_usable_cpus(),
         python=_python(root),
         memory=_memory(root),
@@ -115,11 +115,6 @@ def find_machine(root: Path = ROOT) -> Machine:
         cuda_toolkit=_cuda_toolkit(root),
         cameras=_cameras(root),
     )
-
-
-def _processor(root: Path) -> str:
-    found = re.search(r"^model name\s*: (.+)$", read_text(root / "proc/cpuinfo") or "", re.MULTILINE)
-    return " ".join(found[1].split()) if found else ""
 
 
 def _usable_cpus() -> int:

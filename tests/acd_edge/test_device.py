@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from acd_edge.bench.facts import machine_facts
 from acd_edge.device.clocks import (
     PowerMode,
     Throttling,
@@ -24,6 +25,7 @@ from acd_edge.device.clocks import (
 )
 from acd_edge.device.jetson import JETPACKS, L4T, debian_packages, find_jetson, find_l4t, jetpack_of
 from acd_edge.device.sysfs import run_command
+from acd_edge.doctor.machine import find_machine
 from tests.fake_jetson import DPKG, agx_orin, board, devfreq, jetpack_5, laptop, orin_nano, thor, write
 
 
@@ -58,6 +60,19 @@ def test_a_laptop_is_no_jetson(tmp_path: Path) -> None:
     assert state.power_mode is None
     assert state.clocks_locked is None
     assert [clock.name for clock in state.clocks] == ["cpu0"]
+
+
+@pytest.mark.parametrize(
+    ("files", "name"),
+    [
+        ({"proc/cpuinfo": "processor\t: 0\nmodel\t\t: 85\nmodel name\t: AMD  EPYC\n"}, "AMD EPYC"),
+        ({"proc/cpuinfo": "processor\t: 0\nModel\t\t: Pi 5\n", "proc/device-tree/model": "x"}, "Pi 5"),
+        ({"proc/cpuinfo": "processor\t: 0\n", "proc/device-tree/model": "NVIDIA Jetson\0"}, "NVIDIA Jetson"),
+    ],
+)
+def test_bench_and_doctor_call_a_processor_the_same(files: dict[str, object], name: str, tmp_path: Path) -> None:
+    root = write(tmp_path, files)
+    assert (machine_facts(root)["cpu"], find_machine(root).processor) == (name, name)
 
 
 def test_an_empty_machine_tells_nothing(tmp_path: Path) -> None:
