@@ -201,6 +201,7 @@ def _compare(flags: Flags) -> None:
 
 
 def _measure(flags: Flags, how: BackendFlags) -> int:
+    from acd_edge.bench.measure import FRAMES
     from acd_edge.bench.plot import result_plot
     from acd_edge.bench.run import Voice, bench
     from acd_edge.bench.table import result_table
@@ -210,7 +211,7 @@ def _measure(flags: Flags, how: BackendFlags) -> int:
     bundle = flags.inputs[0] if flags.inputs else None
     teller, keeper = Progress(flags), Keeper(flags.as_json)
     voice = Voice(each=teller.frame, write=keeper.write, say=partial(click.echo, err=True))
-    outcome = bench(lambda: load_detector(bundle, product=flags.product, how=how), _config(flags, how), voice)
+    outcome = bench(lambda: load_detector(bundle, product=flags.product, how=how), config_of(flags, how, FRAMES), voice)
     values = outcome.values
     click.echo(json.dumps(values) if flags.as_json == STDOUT else result_table(values))
     status = _end(keeper.error)
@@ -227,15 +228,16 @@ def _end(error: BaseException | None) -> int:
     return int(error is not None)
 
 
-def _config(flags: Flags, how: BackendFlags) -> BenchConfig:
-    from acd_edge.bench.measure import FRAMES, Plan
+def config_of(flags: Flags, how: BackendFlags, frames: int) -> BenchConfig:
+    """What the flags say of a measurement; `frames` count where they do not say how long."""
+    from acd_edge.bench.measure import Plan
     from acd_edge.bench.run import BenchConfig
     from acd_edge.runtime.sources import ReadOptions
 
-    frames = FRAMES if flags.frames is None and flags.seconds is None else flags.frames
+    wanted = frames if flags.frames is None and flags.seconds is None else flags.frames
     return BenchConfig(
         texts=flags.sources,
-        plan=Plan(frames=frames, seconds=flags.seconds, warm_up=flags.warm_up),
+        plan=Plan(frames=wanted, seconds=flags.seconds, warm_up=flags.warm_up),
         options=how.options,
         asked_backend=how.backend,
         soak_minutes=flags.soak,

@@ -21,7 +21,6 @@ from acd_edge.errors import BenchError, BundleError, DataError, UsageError
 
 if TYPE_CHECKING:
     from acd_edge.bench.ladder import Choice, Ladder, Latency, Request, Rung, Work
-    from acd_edge.bench.run import BenchConfig
     from acd_edge.cli.bench import Flags
     from acd_edge.config import Domain
     from acd_edge.data.samples import Sample
@@ -168,30 +167,16 @@ class _Measure:
         from acd_edge.bench.ladder import Latency
         from acd_edge.bench.measure import COMPLETE
         from acd_edge.bench.run import bench
+        from acd_edge.cli.bench import config_of
 
-        outcome = bench(lambda: load_detector(bundle, product="object", how=self._how), self._config())
+        config = replace(config_of(self._flags, self._how, FRAMES), idle_s=0.0)  # energy is no part of a rung
+        outcome = bench(lambda: load_detector(bundle, product="object", how=self._how), config)
         if outcome.error is not None:
             raise outcome.error
         if (ending := outcome.values["ending"]) != COMPLETE:
             raise BenchError(f"{ending}; give a longer --source, or fewer --frames")
         row = outcome.values["rows_ms"]["decision"]
         return Latency(row["p50"], row["p95"]), outcome.values["subject"]["backend"]
-
-    def _config(self) -> BenchConfig:
-        from acd_edge.bench.measure import Plan
-        from acd_edge.bench.run import BenchConfig
-        from acd_edge.runtime.sources import ReadOptions
-
-        flags = self._flags
-        frames = FRAMES if flags.frames is None and flags.seconds is None else flags.frames
-        return BenchConfig(
-            texts=flags.sources,
-            plan=Plan(frames=frames, seconds=flags.seconds, warm_up=flags.warm_up),
-            options=self._how.options,
-            asked_backend=self._how.backend,
-            read=ReadOptions(bit_depth=flags.bit_depth, max_pixels=flags.max_pixels, timeout=flags.timeout),
-            idle_s=0.0,
-        )
 
 
 class _Judge:
