@@ -234,7 +234,7 @@ class Batches:
 
 def labels_of(items: Sequence[Item], masks: Bytes) -> Labels:
     """Labels of items, int64 (B,): their own, or 1 where their mask of `masks` (B, S, S) has a pixel."""
-    seen = masks.any(axis=(1, 2))
+    seen = np.asarray(masks.any(axis=(1, 2)), np.int64)
     return np.array(
         [given if item.label is None else item.label for item, given in zip(items, seen, strict=True)], np.int64
     )
