@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from acd_edge.errors import ConfigError, SourceError
 from acd_edge.runtime.picture import PICTURE_SUFFIXES
 from acd_edge.runtime.preprocess import DEFAULT_RESIZE, Pixels, resize
-from acd_edge.runtime.sources import PictureSource
+from acd_edge.runtime.sources import PictureSource, ReadOptions
 from acd_edge.runtime.sources.walk import Walk
 
 __all__ = ["DEFAULT_COUNT", "MASK_FOLDERS", "CalibrationPictures", "find_pictures", "pictures_below"]
@@ -31,11 +31,13 @@ class CalibrationPictures:
         paths: sorted; spread evenly over the folder where it holds more.
         found: how many pictures the folder holds, without masks.
         masks: how many lie in `MASK_FOLDERS` below it and are left out.
+        bit_depth: bits that their 16-bit files really use, see `read_picture`.
     """
 
     paths: tuple[Path, ...]
     found: int
     masks: int = 0
+    bit_depth: int = 16
 
     @property
     def sha256(self) -> str:
@@ -48,13 +50,14 @@ class CalibrationPictures:
         Raises:
             SourceError: a picture is damaged; ranges of half a folder would not be those of the digest.
         """
+        options = ReadOptions(bit_depth=self.bit_depth)
         for path in self.paths:
-            for frame in PictureSource(path, _NOWHERE).frames():
+            for frame in PictureSource(path, _NOWHERE, options).frames():
                 yield resize(frame.rgb, size, rule)
 
 
-def find_pictures(folder: Path, count: int = DEFAULT_COUNT) -> CalibrationPictures:
-    """Choose up to `count` pictures below a folder.
+def find_pictures(folder: Path, count: int = DEFAULT_COUNT, bit_depth: int = 16) -> CalibrationPictures:
+    """Choose up to `count` pictures below a folder, to be read with that bit depth.
 
     Raises:
         SourceError: it is no folder, holds no picture, or a folder below it may not be read.
@@ -64,7 +67,7 @@ def find_pictures(folder: Path, count: int = DEFAULT_COUNT) -> CalibrationPictur
         raise ConfigError(f"calibration wants one picture or more, got {count}")
     paths, masks = _listed(folder)
     chosen = tuple(paths[index * len(paths) // count] for index in range(count)) if len(paths) > count else paths
-    return CalibrationPictures(paths=chosen, found=len(paths), masks=masks)
+    return CalibrationPictures(paths=chosen, found=len(paths), masks=masks, bit_depth=bit_depth)
 
 
 def pictures_below(folder: Path) -> tuple[Path, ...]:

@@ -36,6 +36,8 @@ BUILTIN_LICENCE = f"research use only, see {LICENCE_FILE}"
 @click.option("--calib-method", type=click.Choice(METHOD_NAMES), help="How; percentile unless given.")
 @click.option("--calib-count", type=click.IntRange(min=1), metavar="N",
               help=f"Pictures at most, {CALIB_COUNT} unless given.")  # fmt: skip
+@click.option("--bit-depth", type=click.IntRange(9, 16), metavar="BITS",
+              help="Bits that 16-bit files of --calib use, as `run` will be given; 16 unless given.")  # fmt: skip
 @click.option("--max-drop", type=click.FloatRange(0, 100), metavar="POINTS",
               help="Choose the precision: the fastest that loses no more pixel AUROC on --data.")  # fmt: skip
 @click.option("--data", type=click.Path(path_type=Path), multiple=True, metavar="DIR",
@@ -63,6 +65,7 @@ def command(
     calib: Path | None,
     calib_method: str | None,
     calib_count: int | None,
+    bit_depth: int | None,
     max_drop: float | None,
     data: tuple[Path, ...],
     root: Path | None,
@@ -86,7 +89,7 @@ def command(
     """
     wanted = Wanted(
         fp16=fp16, fp32=fp32, bf16=bf16, int8=int8, calib=calib, calib_method=calib_method, calib_count=calib_count,
-        max_drop=max_drop, data=data, root=root, layout=layout, backend=backend,
+        bit_depth=bit_depth, max_drop=max_drop, data=data, root=root, layout=layout, backend=backend,
     )  # fmt: skip
     from acd_edge.checkpoint import builtin_checkpoint, load_checkpoint, read_info
     from acd_edge.cli.export_search import judges_of, search_precision

@@ -40,6 +40,7 @@ class Wanted:
     calib: Path | None = None
     calib_method: str | None = None
     calib_count: int | None = None
+    bit_depth: int | None = None
     max_drop: float | None = None
     data: tuple[Path, ...] = ()
     root: Path | None = None
@@ -59,7 +60,10 @@ class Wanted:
             raise UsageError("--int8 needs --calib DIR, a folder of pictures that its ranges are measured on")
         if self.calib is not None and not self.int8 and self.max_drop is None:
             raise UsageError("--calib is for --int8 and --max-drop; add one of them, or leave --calib away")
-        for flag, given in (("--calib-method", self.calib_method), ("--calib-count", self.calib_count)):
+        of_calib = {
+            "--calib-method": self.calib_method, "--calib-count": self.calib_count, "--bit-depth": self.bit_depth,
+        }  # fmt: skip
+        for flag, given in of_calib.items():
             if given is not None and self.calib is None:
                 raise UsageError(f"{flag} says how --calib is used; add --calib DIR, or leave {flag} away")
 
@@ -111,7 +115,7 @@ def pictures_of(wanted: Wanted, progress: Progress) -> CalibrationPictures | Non
         return None
     from acd_edge.calib.pictures import find_pictures
 
-    found = find_pictures(wanted.calib, wanted.calib_count or CALIB_COUNT)
+    found = find_pictures(wanted.calib, wanted.calib_count or CALIB_COUNT, wanted.bit_depth or 16)
     if found.masks:
         progress(f"left out of {wanted.calib}: {found.masks} pictures in folders of masks, which no camera sees")
     return found
@@ -150,7 +154,7 @@ def int8_plan(
         smoothing=smoothing,
         method=cast("Method", wanted.calib_method or DEFAULT_METHOD),
         base=base,
-        pictures={"pictures": total, "pictures_sha256": pictures.sha256},
+        pictures={"pictures": total, "pictures_sha256": pictures.sha256, "bit_depth": pictures.bit_depth},
     )
 
 

@@ -187,7 +187,7 @@ def _sensitivity(model: AcdClip, plan: Int8Plan, wanted: Wanted, progress: Progr
     assert wanted.calib is not None
     progress("which layers are sensitive")
     folded = smoothed(fold(model), plan.smoothing)
-    pictures = list(find_pictures(wanted.calib, PROBES).read(folded.size))
+    pictures = list(find_pictures(wanted.calib, PROBES, wanted.bit_depth or 16).read(folded.size))
     features = encode_product(model, tokenizer_for(model.config), "object")
     return most_sensitive_first(folded, plan.ranges(), pictures, features, Counter("groups of layers quantised alone"))
 

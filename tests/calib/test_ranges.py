@@ -10,7 +10,7 @@ from PIL import Image
 
 from acd_edge.calib.pictures import find_pictures, pictures_below
 from acd_edge.calib.ranges import BINS, METHODS, Magnitudes, entropy_range
-from acd_edge.cli.export_precision import CALIB_COUNT, METHOD_NAMES
+from acd_edge.cli.export_precision import CALIB_COUNT, METHOD_NAMES, Wanted, pictures_of
 from acd_edge.errors import ConfigError, DataError, SourceError
 
 
@@ -100,6 +100,16 @@ def test_pictures_are_spread_and_their_digest_is_of_their_bytes(tmp_path: Path) 
     everything, five = find_pictures(tmp_path).sha256, some.sha256
     (tmp_path / "0.png").rename(tmp_path / "renamed.png")
     assert find_pictures(tmp_path).sha256 == everything != five
+
+
+def test_pictures_are_read_with_their_bit_depth(tmp_path: Path) -> None:
+    """Of a camera's 12 bits at full light: 255 of 255, where 16 would make it 16."""
+    Image.fromarray(np.full((28, 28), 4095, np.uint16)).save(tmp_path / "a.png")
+    for bits, level in ((12, 255), (None, 16)):
+        wanted = Wanted(int8=True, calib=tmp_path, bit_depth=bits)
+        found = pictures_of(wanted, print)
+        assert found is not None
+        assert {int(value) for picture in found.read(28) for value in np.unique(picture)} == {level}
 
 
 def test_folders_that_cannot_serve(tmp_path: Path) -> None:

@@ -130,6 +130,7 @@ def test_a_layer_that_int8_ruins_comes_first() -> None:
         ({"calib": Path()}, "for --int8 and --max-drop"),
         ({"calib_method": "minmax"}, "add --calib"),
         ({"calib_count": 3}, "add --calib"),
+        ({"bit_depth": 12}, "--bit-depth says how --calib is used; add --calib"),
         ({"data": (Path(),)}, "for --max-drop"),
         ({"backend": "auto"}, "for --max-drop"),
         ({"root": Path()}, "--root is for --max-drop"),
