@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from acd_edge.config import ModelConfig
+from acd_edge.errors import BackendError, MissingExtra, UsageError
 from acd_edge.export import bisect as bisect_module
 from acd_edge.export.bisect import JUMP, Bisection, bisect_bundle, relative_error
 from acd_edge.export.bundle import ExportOptions, export_bundle
@@ -224,8 +225,8 @@ def test_a_probed_graph_says_the_same(bundles: dict[str, Path], tmp_path: Path) 
     assert all(probed[name].dtype == np.float32 for name in names.values())
 
 
-def test_a_bf16_bundle_needs_a_checkpoint(bundles: dict[str, Path], tmp_path: Path) -> None:
-    """ONNX Runtime's CPU computes it widened, as the reference; what it cannot run is the bundle itself."""
+def test_a_bf16_bundle_is_compared_with_its_own_graph_widened(bundles: dict[str, Path], tmp_path: Path) -> None:
+    """ONNX Runtime's CPU computes it so, as the reference; what it cannot run is the bundle itself."""
     with Bundle.open(bundles["fp32"]) as opened:
         narrow = replace(opened.manifest, precision="bf16")
         files: dict[str, Path | bytes] = {
@@ -235,6 +236,18 @@ def test_a_bf16_bundle_needs_a_checkpoint(bundles: dict[str, Path], tmp_path: Pa
         write_bundle(path, narrow, files=files, text_features=opened.text_features, golden=opened.golden)
     found = bisected(path, open_graph=lambda graph: open_backend(replace(graph, precision="fp32")))
     assert found.first is None
+
+
+@pytest.mark.parametrize("error", [BackendError("no such kernel"), MissingExtra("it is not installed")])
+def test_without_a_reference_a_checkpoint_is_asked_for(
+    bundles: dict[str, Path], error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nowhere(*_: object, **__: object) -> Backend:
+        raise error
+
+    monkeypatch.setattr(bisect_module, "open_backend", nowhere)  # the bundle itself would run on an engine
+    with pytest.raises(UsageError, match=f"cannot be: {error}; give --checkpoint CKPT"):
+        bisected(bundles["fp32"], open_graph=open_backend)
 
 
 def test_relative_error_pairs_by_shape() -> None:
