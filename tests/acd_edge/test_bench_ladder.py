@@ -307,10 +307,9 @@ def test_without_an_output_one_rung_lies_on_the_disk_at_a_time(
 def test_the_load_that_is_told_is_that_before_the_work(
     checkpoint: Path, data: Path, exported: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tried: list[int] = []
-    monkeypatch.setattr(facts, "machine_facts", lambda: {"load_before": tried.append(len(TRIED))})
-    climb(checkpoint, data, "--size", 28, "--precision", "fp32", "--json")
-    assert tried == [0]
+    monkeypatch.setattr(facts, "machine_facts", lambda: {"load_before": len(TRIED)})
+    result = climb(checkpoint, data, "--size", 28, "--precision", "fp32", "--json")
+    assert (json.loads(result.stdout)["machine"], TRIED) == ({"load_before": 0}, ["28-fp32"])
 
 
 def test_nothing_fits(checkpoint: Path, data: Path, exported: None) -> None:

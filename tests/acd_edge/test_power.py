@@ -110,7 +110,8 @@ THOR_7 = (
 def test_a_line_of_tegrastats_tells_the_watts_now(line: str, watts: float, rails: tuple[str, ...]) -> None:
     found = power_of_tegrastats(line)
     assert found is not None
-    assert (found.watts, found.rails) == (pytest.approx(watts), rails)
+    assert found.watts == pytest.approx(watts)
+    assert found.rails == rails
 
 
 @pytest.mark.parametrize("line", ["", "RAM", "tegrastats: command not found", "GR3D_FREQ 3%", "VDD_SOC 2mW/2mW"])

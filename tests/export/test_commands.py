@@ -155,7 +155,7 @@ def test_info_of_both(bundle: Path, checkpoint: Path) -> None:
 
 
 def test_a_bundle_s_own_text_does_not_steer_the_terminal(tmp_path: Path) -> None:
-    steering = {"name": "tiny\x1b[2J", "license": "free\x1b]0;x\x07", "tools": {"torch": "\x9b31m"}}
+    steering: dict[str, Any] = {"name": "tiny\x1b[2J", "license": "free\x1b]0;x\x07", "tools": {"torch": "\x9b31m"}}
     words = {"object": "object", "metal_nut": "metal\x1b[2J nut"}
     path = write_tiny_bundle(tmp_path / "tiny", **steering, source={"data_sets": ["a\rb"]}, products=words)
     shown = [call(*command, path).stdout for command in (["info"], ["prompts", "list"], ["verify"])]
