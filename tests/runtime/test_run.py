@@ -560,7 +560,7 @@ def test_a_link_to_no_video_is_one_line_and_the_others_are_done(tmp_path: Path) 
 
 def test_a_frame_rate_that_mpeg_4_cannot_hold_is_rounded(tmp_path: Path) -> None:
     path = tmp_path / "slow.avi"
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 120.043, (64, 48))
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 120.043, (64, 48))
     for _ in range(3):
         writer.write(np.zeros((48, 64, 3), np.uint8))
     writer.release()
