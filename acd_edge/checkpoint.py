@@ -20,7 +20,7 @@ import acd_edge
 from acd_edge.backbone import BackboneRecord
 from acd_edge.config import ModelConfig
 from acd_edge.errors import CheckpointError, ConfigError, OutputError, WeightsError
-from acd_edge.runtime.staging import staged_folder
+from acd_edge.runtime.staging import check_only_ours, staged_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,6 +42,8 @@ __all__ = [
 
 SCHEMA = 1
 CONFIG, ADAPTERS, BACKBONE, EMBEDDED = "config.json", "adapters.safetensors", "backbone.json", "backbone.safetensors"
+CURVE, SETTINGS, RECORD_FILE = "curve.csv", "train.json", "trained_on.json"  # what a training adds
+_FILES = frozenset({CONFIG, ADAPTERS, BACKBONE, EMBEDDED, CURVE, SETTINGS, RECORD_FILE})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,9 +129,9 @@ def save_checkpoint(
         path: the folder to make.
         model: built by `build_model` or `load_checkpoint`, which say where its backbone is from.
         training: what is known of how it came about, as JSON.
-        force: replace a checkpoint that is there; anything else that is there is never replaced.
+        force: replace a checkpoint that is there; anything else that is there, also in its folder, is never replaced.
         embed: copy the backbone's weights in, read again from where they were found.
-        texts: further files, name to content, for people and tools; nothing here reads them.
+        texts: what a training adds, name to content; nothing here reads it.
 
     Raises:
         OutputError: the place is in use or cannot be written.
@@ -278,6 +280,7 @@ def check_target(path: Path, *, force: bool) -> None:
             raise OutputError(f"{path} exists already; add --force to replace it, or choose another place with -o")
         if not path.is_dir() or (any(path.iterdir()) and not (path / CONFIG).is_file()):
             raise OutputError(f"{path} is not a checkpoint, so it is not replaced; choose another place with -o")
+        check_only_ours(path, _FILES)
     parent = next(each for each in path.absolute().parents if os.path.lexists(each))
     try:
         os.rmdir(tempfile.mkdtemp(prefix=f".{path.name}.", dir=parent))

@@ -30,7 +30,7 @@ from acd_edge.runtime.bundle_files import (
     file_record,
 )
 from acd_edge.runtime.manifest import Manifest, check_inner_path
-from acd_edge.runtime.staging import staged_folder
+from acd_edge.runtime.staging import check_only_ours, staged_folder
 
 _OWN = frozenset({MANIFEST, FEATURES, GOLDEN, CALIBRATION})
 _READABLE = 0o100644 << 16  # a file's rights, as a zip of Unix keeps them
@@ -124,24 +124,12 @@ def check_target(path: Path, force: bool) -> None:
     if not force:
         raise OutputError(f"{path} exists already; add --force to replace it, or choose another place with -o")
     if path.is_dir():
-        _check_folder(path)
-    elif not (path.suffix == ZIP_SUFFIX and zipfile.is_zipfile(path)):
-        raise OutputError(f"{path} is not a bundle, so it is not replaced; choose another place with -o")
-
-
-def _check_folder(path: Path) -> None:
-    inside = {found.relative_to(path).as_posix() for found in path.rglob("*") if not found.is_dir()}
-    if not inside:
-        return
-    named = _named_files(path)
+        named = _named_files(path) if any(path.iterdir()) else set()
+    else:
+        named = set() if path.suffix == ZIP_SUFFIX and zipfile.is_zipfile(path) else None
     if named is None:
         raise OutputError(f"{path} is not a bundle, so it is not replaced; choose another place with -o")
-    if strange := sorted(inside - named):
-        more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
-        raise OutputError(
-            f"{path} also holds {strange[0]}{more}, which is not the bundle's and would be lost; "
-            "move it away, or choose another place with -o"
-        )
+    check_only_ours(path, named)
 
 
 def _named_files(path: Path) -> set[str] | None:

@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -44,6 +44,25 @@ def staged_folder(path: Path, pack: Callable[[Path, Path], Path] | None = None) 
         raise OutputError(f"{path} cannot be written: {error.strerror or error}; nothing was changed") from error
     finally:
         shutil.rmtree(workplace, ignore_errors=True)
+
+
+def check_only_ours(folder: Path, named: Collection[str]) -> None:
+    """Refuse to replace a folder in which something else lies; it would go with the folder.
+
+    Args:
+        folder: what would be replaced.
+        named: the files that are ours in it, by their paths below it.
+
+    Raises:
+        OutputError: another file is there.
+    """
+    inside = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    if strange := sorted(inside.difference(named)):
+        more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
+        raise OutputError(
+            f"{folder} also holds {strange[0]}{more}, which is not ours and would be lost; "
+            "move it away, or choose another place with -o"
+        )
 
 
 def _swap(new: Path, path: Path, workplace: Path) -> None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from acd_edge.checkpoint import RECORD_FILE
 from acd_edge.data.reading import Sample, categories_of
 from acd_edge.data.sets import canonical_name, categories_by_name, plain, words_of
 from acd_edge.errors import CheckpointError, DataError
@@ -32,7 +33,6 @@ __all__ = [
     "training_record",
 ]
 
-RECORD_FILE = "trained_on.json"
 SCHEMA = 1
 DIGEST_BYTES = 8  # of 32: two of 12,000 and 10,000 pictures meet by chance once in 150 thousand million evaluations
 _KEYS = ("data_sets", "products", "pictures")

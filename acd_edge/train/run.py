@@ -20,10 +20,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from acd_edge.checkpoint import check_target, save_checkpoint, write_tensors
+from acd_edge.checkpoint import CURVE, RECORD_FILE, SETTINGS, check_target, save_checkpoint, write_tensors
 from acd_edge.config import ModelConfig
 from acd_edge.data.samples import Sample
-from acd_edge.data.zero_shot import RECORD_FILE, TrainingRecord, training_record
+from acd_edge.data.zero_shot import TrainingRecord, training_record
 from acd_edge.errors import CheckpointError, OutputError
 from acd_edge.train.config import TrainConfig
 from acd_edge.train.curve import CsvCurve, TensorBoardCurve
@@ -33,7 +33,6 @@ from acd_edge.train.stem import Room, store_for
 
 Report = Callable[[int, StepLosses], None]
 SAVE_EVERY = 50  # steps between two saved states
-CURVE, SETTINGS = "curve.csv", "train.json"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -205,6 +205,16 @@ def test_force_never_replaces_something_else(tmp_path: Path, model: AcdClip) -> 
     assert (tmp_path / "mine" / "letter.txt").read_text() == "dear"
 
 
+def test_force_never_takes_what_lies_beside_the_checkpoints_files(saved: Path, model: AcdClip) -> None:
+    """Any folder with a config.json would pass for a checkpoint, such as a model of somebody else's."""
+    save_checkpoint(saved, model, training={}, force=True, texts={"curve.csv": "", "train.json": "{}"})
+    save_checkpoint(saved, model, training={}, force=True)  # the control: all of that is a checkpoint's
+    (saved / "model.safetensors").write_text("theirs")
+    with pytest.raises(OutputError, match=r"also holds model\.safetensors, which is not ours"):
+        save_checkpoint(saved, model, training={}, force=True)
+    assert (saved / "model.safetensors").read_text() == "theirs"
+
+
 def test_failure_leaves_what_was_there(saved: Path, model: AcdClip, monkeypatch: pytest.MonkeyPatch) -> None:
     digest = checkpoint_digest(saved)
 

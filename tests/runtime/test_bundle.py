@@ -325,7 +325,7 @@ def test_what_lies_beside_the_bundles_files_is_never_lost(tmp_path: Path, strang
     path = write_tiny_bundle(tmp_path / "b")
     (path / strange).parent.mkdir(exist_ok=True)
     (path / strange).write_text("mine")
-    with pytest.raises(OutputError, match=f"also holds {strange}, which is not the bundle's"):
+    with pytest.raises(OutputError, match=f"also holds {strange}, which is not ours"):
         write_tiny_bundle(path, force=True)
     with Bundle.open(path) as bundle, pytest.raises(OutputError, match="would be lost"):
         rewrite_bundle(bundle.root, bundle.manifest, path, calibration={}, force=True)
