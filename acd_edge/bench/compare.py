@@ -10,7 +10,7 @@ from typing import Any
 from acd_edge.bench.results import Result
 from acd_edge.bench.statistics import Comparison, compare_medians
 from acd_edge.bench.stopwatch import ROWS
-from acd_edge.report.text import printable
+from acd_edge.terminal import printable
 
 __all__ = ["Pair", "changed_controls", "compare_results", "differences", "to_dict", "too_short"]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from acd_edge.report.text import printable
+from acd_edge.terminal import printable
 
 if TYPE_CHECKING:
     from acd_edge.runtime.bundle import Bundle

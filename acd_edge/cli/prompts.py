@@ -13,7 +13,7 @@ import click
 
 from acd_edge.cli.backend import BackendFlags, backend_flags, prepare
 from acd_edge.errors import BundleError, ConfigError, UnknownProduct, UsageError
-from acd_edge.report.text import printable
+from acd_edge.terminal import printable
 
 if TYPE_CHECKING:
     import numpy as np

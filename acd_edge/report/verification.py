@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from acd_edge.export.bisect import Bisection
 from acd_edge.export.judge import Check, Comparison
 from acd_edge.export.verify import VerifyReport
-from acd_edge.report.text import printable
+from acd_edge.terminal import printable
 
 __all__ = ["bisection_table", "failure_line", "verification_table"]
 
