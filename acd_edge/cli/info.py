@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,7 +15,7 @@ from acd_edge.terminal import printable
 if TYPE_CHECKING:
     from acd_edge.runtime.bundle import Bundle
 
-_WIDTH = 14  # of the left column
+_WIDTH, _TEXT_WIDTH = 14, 100  # of the left column, and of what stands right of it where it is long
 
 
 @click.command()
@@ -87,7 +88,7 @@ def _bundle_rows(values: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _checkpoint_rows(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     model, backbone = values["model"], values["backbone"]
     embedded = "inside the checkpoint" if values["embedded"] else backbone["found_at"]
-    training = [f"{name}: {_plain(value)}" for name, value in values["training"].items() if name != "license"]
+    training = [line for name, value in values["training"].items() if name != "license" for line in _said(name, value)]
     return [
         ("checkpoint", f"{values['path']}  ({_short(values['sha256'])}, {values['bytes'] / 1e6:.1f} MB)"),
         ("licence", _licence(values["license"])),
@@ -134,8 +135,16 @@ def _backbone(record: Mapping[str, Any] | str | None) -> str:
     return record or "a backbone that is not recorded"
 
 
+def _said(name: str, value: object) -> list[str]:
+    """A setting in words, on as many lines as it takes."""
+    text = f"{name.replace('_', ' ')}: {_plain(value)}"
+    return wrap(text, _TEXT_WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+
+
 def _plain(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name.replace('_', ' ')}={_plain(each)}" for name, each in value.items())
+    return " / ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _short(digest: object) -> str:

