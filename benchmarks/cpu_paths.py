@@ -136,7 +136,9 @@ def timed(
 ) -> dict[str, list[float]]:
     """Seconds of one picture's graph, for every side in turn, after what is timed besides."""
     pixels = picture(size)
-    calls = {name: partial(detector.infer, pixels) for name, detector in detectors.items()}
+    calls: dict[str, Callable[[], object]] = {
+        name: partial(detector.infer, pixels) for name, detector in detectors.items()
+    }
     return interleaved({name: seconds_of(call) for name, call in {**more, **calls}.items()}, rounds=rounds)
 
 
@@ -206,7 +208,7 @@ def built_in(size: int, samples: list[Sample], calib: Path, options: argparse.Na
     """One size of the built-in model."""
     folder = options.folder / str(size)
     kinds = [kind for kind in PRECISIONS if kind != "int8-fp16" or options.fp16_base]
-    detectors, refused = opened(bundles_in(folder, None, ["--size", size], calib, kinds))
+    detectors, refused = opened(bundles_in(folder, None, ["--size", str(size)], calib, kinds))
     took = timed(detectors, size, options.rounds)
     rows = rows_of(detectors, took, BASELINE)
     faster = {name: each for name, each in detectors.items() if rows[name]["times_faster"]["median"] > 1}
@@ -232,7 +234,7 @@ def vitl(calib: Path, options: argparse.Namespace) -> dict[str, Any]:
     if not (folder / "fp32").exists():
         (folder / "fp32").symlink_to(bundle.name)
     if options.vitl_int8:
-        bundles_in(folder, folder / "ckpt", ["--calib-count", 4], calib, ["int8-fp32"])
+        bundles_in(folder, folder / "ckpt", ["--calib-count", "4"], calib, ["int8-fp32"])
     detectors, refused = opened(folder, VITL_SIDES)
     size, theirs = detectors[BASELINE].bundle.manifest.size, eager(folder)
     took = timed(detectors, size, max(LEAST_ROUNDS, options.rounds - 2), {"eager": theirs})
@@ -305,7 +307,7 @@ def main() -> None:
     calib = options.folder / "calib"
     samples = split(options.data, options.pictures, calib)
     results = {
-        f"built-in-{size}": part(f"built-in-{size}", lambda size=size: built_in(size, samples, calib, options), options)
+        f"built-in-{size}": part(f"built-in-{size}", partial(built_in, size, samples, calib, options), options)
         for size in options.size or SIZES
     }
     if options.vitl:

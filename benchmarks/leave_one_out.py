@@ -16,11 +16,13 @@ import click
 import numpy as np
 
 from acd_edge.checkpoint import load_adapters
-from acd_edge.cli.train import _configs, _phrases
+from acd_edge.config import ModelConfig
 from acd_edge.data.samples import Sample, load_data
 from acd_edge.evaluate import evaluate, predictor_from_model
 from acd_edge.model import AcdClip, build_model
 from acd_edge.model.weights import tokenizer_for
+from acd_edge.runtime.prompts import parse_product
+from acd_edge.train.config import TrainConfig
 from acd_edge.train.run import TrainRun, new_trainer
 from acd_edge.train.settings import Settings, read_settings
 
@@ -45,8 +47,9 @@ def main(
     output: Path,
 ) -> None:
     """Train without each data set in turn and judge on it."""
-    model_config, recipe = _configs(read_settings(str(config_file)) if config_file else Settings())
-    phrases = _phrases(products)
+    given = read_settings(str(config_file)) if config_file else Settings()
+    model_config, recipe = ModelConfig.from_dict(given.model), TrainConfig.from_dict(given.recipe)
+    phrases = {**given.words, **{category: [words] for category, words in map(parse_product, products)}}
     for held in data:
         if only and held.name not in only:
             continue

@@ -12,6 +12,7 @@ python benchmarks/training_speed.py [--rounds 5] [--small]      (about 15 GB; --
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import os
 import sys
@@ -89,7 +90,7 @@ class AuthorsLoop:
         images, masks, labels, _ = self.batches.batch(index)
         loss = self._loss(self.oracle.pixels(images[0]), torch.from_numpy(masks).float(), torch.from_numpy(labels))
         self.optimiser.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         for name, parameter in [*self.image.items(), *self.text.items()]:
             if name.endswith("i_w"):
                 clip_grad_norm_([parameter], 1.0)
@@ -99,8 +100,8 @@ class AuthorsLoop:
     def _loss(self, pixels: Tensor, mask: Tensor, label: Tensor) -> Tensor:
         oracle = self.oracle
         # the oracle is for inference: below its `no_grad` lies the same function
-        text = Oracle.text_features.__wrapped__(oracle, self.ids, self.states)
-        segment, detect = Oracle.levels.__wrapped__(oracle, pixels)
+        text = inspect.unwrap(Oracle.text_features)(oracle, self.ids, self.states)
+        segment, detect = inspect.unwrap(Oracle.levels)(oracle, pixels)
         text = text.unsqueeze(1).repeat(1, len(pixels), 1, 1)  # (N, B, D, 2)
         classes = torch.stack([(d.unsqueeze(1) @ t).squeeze(1) for d, t in zip(detect, text, strict=True)]).mean(0)
         maps = torch.stack([oracle._level_map(tokens, level, text) for level, tokens in enumerate(segment)])
@@ -195,7 +196,9 @@ def measure(folder: Path, shape: ClipShape, backbone: str, size: int, rounds: in
     torch.set_num_threads(THREADS)
     all_loops = loops(folder, shape, backbone, size)
     began = time.perf_counter()
-    all_loops["cached"].fill(1 + rounds)
+    cached = all_loops["cached"]
+    assert isinstance(cached, OurLoop)
+    cached.fill(1 + rounds)
     filled = time.perf_counter() - began
     losses: dict[str, list[float]] = {name: [] for name in all_loops}
     took = interleaved({name: timed(loop, losses[name]) for name, loop in all_loops.items()}, rounds=rounds)
