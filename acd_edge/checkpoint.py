@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ import acd_edge
 from acd_edge.backbone import BackboneRecord
 from acd_edge.config import ModelConfig
 from acd_edge.errors import CheckpointError, ConfigError, OutputError, WeightsError
-from acd_edge.runtime.staging import check_only_ours, staged_folder
+from acd_edge.runtime.staging import check_only_ours, check_place, staged_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -281,9 +280,4 @@ def check_target(path: Path, *, force: bool) -> None:
         if not path.is_dir() or (any(path.iterdir()) and not (path / CONFIG).is_file()):
             raise OutputError(f"{path} is not a checkpoint, so it is not replaced; choose another place with -o")
         check_only_ours(path, _FILES)
-    parent = next(each for each in path.absolute().parents if os.path.lexists(each))
-    try:
-        os.rmdir(tempfile.mkdtemp(prefix=f".{path.name}.", dir=parent))
-    except OSError as error:
-        why = f"{parent}: {error.strerror or error}"
-        raise OutputError(f"{path} cannot be written ({why}); choose another place with -o") from error
+    check_place(path)

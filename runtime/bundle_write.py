@@ -30,7 +30,7 @@ from acd_edge.runtime.bundle_files import (
     file_record,
 )
 from acd_edge.runtime.manifest import Manifest, check_inner_path
-from acd_edge.runtime.staging import check_only_ours, staged_folder
+from acd_edge.runtime.staging import check_only_ours, check_place, staged_folder
 
 _OWN = frozenset({MANIFEST, FEATURES, GOLDEN, CALIBRATION})
 _READABLE = 0o100644 << 16  # a file's rights, as a zip of Unix keeps them
@@ -118,9 +118,12 @@ def check_target(path: Path, force: bool) -> None:
     Raises:
         OutputError: see there; a bundle's folder with files that its manifest does not name holds more than a bundle.
     """
-    if not os.path.lexists(path):
-        _check_parent(path)
-        return
+    if os.path.lexists(path):
+        _check_replaceable(path, force)
+    check_place(path)
+
+
+def _check_replaceable(path: Path, force: bool) -> None:
     if not force:
         raise OutputError(f"{path} exists already; add --force to replace it, or choose another place with -o")
     if path.is_dir():
@@ -138,15 +141,6 @@ def _named_files(path: Path) -> set[str] | None:
         return {MANIFEST, *dict(json.loads((path / MANIFEST).read_bytes())["files"])}
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
-
-
-def _check_parent(path: Path) -> None:
-    """What would be found only after the work: the folder that is to hold `path` cannot."""
-    parent = next(each for each in path.absolute().parents if os.path.lexists(each))
-    if not parent.is_dir():
-        raise OutputError(f"{path} cannot be written: {parent} is no folder; choose another place with -o")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise OutputError(f"{path} cannot be written: {parent} may not be written; choose another place with -o")
 
 
 def _place(content: Path | bytes, target: Path, *, link: bool = False) -> None:

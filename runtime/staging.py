@@ -46,6 +46,25 @@ def staged_folder(path: Path, pack: Callable[[Path, Path], Path] | None = None) 
         shutil.rmtree(workplace, ignore_errors=True)
 
 
+def check_place(path: Path, flag: str = "-o") -> None:
+    """Refuse, before the work, a place where `staged_folder` would fail: by trying. Nothing is left there.
+
+    Args:
+        path: what is to be written; folders above it that are not there would be made.
+        flag: what names the place on the command line.
+
+    Raises:
+        OutputError: the nearest folder that is there takes nothing, whatever the reason.
+    """
+    place = Path(os.path.realpath(path))  # where a link leads
+    parent = next(each for each in place.parents if os.path.lexists(each))
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix=f".{place.name}.", dir=parent))
+    except OSError as error:
+        why = f"{parent}: {error.strerror or error}"
+        raise OutputError(f"{path} cannot be written ({why}); choose another place with {flag}") from error
+
+
 def check_only_ours(folder: Path, named: Collection[str]) -> None:
     """Refuse to replace a folder in which something else lies; it would go with the folder.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path
@@ -15,7 +14,7 @@ from acd_edge.report.gallery import gallery
 from acd_edge.report.style import STYLE
 from acd_edge.report.svg import curve_chart, score_histogram
 from acd_edge.results import CategoryReport, Evidence, Figures, Report
-from acd_edge.runtime.staging import staged_folder
+from acd_edge.runtime.staging import check_place, staged_folder
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _AREA = {"ROC": ("auroc", "AUROC"), "PR": ("ap", "AP"), "PRO": ("aupro", "AUPRO")}
@@ -31,11 +30,7 @@ def check_page(path: Path, *, force: bool) -> None:
         raise OutputError(f"{path} is a folder; give --html the name of the page, such as {path / 'report.html'}")
     if os.path.lexists(path) and not force:
         raise OutputError(f"{path} exists already; add --force to replace it, or choose another --html page")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=path.parent).close()
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
+    check_place(path, "--html")
 
 
 def write_page(path: Path, text: str) -> None:

@@ -20,6 +20,7 @@ from acd_edge.runtime.bundle_files import CALIBRATION_SCHEMA, load_npz
 from acd_edge.runtime.bundle_write import check_target, rewrite_bundle
 from acd_edge.runtime.manifest import manifest_from_json, seal
 from acd_edge.runtime.prompts import DEFAULT_PROMPTS, PromptEnsemble, average, parse_product
+from acd_edge.runtime.staging import check_place
 from tests.tiny_bundle import tiny_features, tiny_golden, tiny_manifest, write_tiny_bundle
 
 
@@ -66,13 +67,32 @@ def test_a_place_below_a_file_or_a_folder_of_others_is_refused_before_the_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="file is no folder; choose"):
+    with pytest.raises(OutputError, match=r"file/deep/b cannot be written \(.*file: Not a directory\); choose"):
         check_target(tmp_path / "file" / "deep" / "b", force=False)
+    with pytest.raises(OutputError, match="File name too long"):
+        check_target(tmp_path / f"{'long' * 100}.acd", force=False)
     check_target(tmp_path / "new" / "deep" / "b", force=False)  # folders that are not there are made
-    monkeypatch.setattr(os, "access", lambda *_: False)
-    with pytest.raises(OutputError, match="may not be written; choose"):
-        check_target(tmp_path / "new" / "b", force=False)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    there = write_tiny_bundle(tmp_path / "there")
+    check_target(there, force=True)
+    monkeypatch.setattr("tempfile.mkdtemp", read_only)
+    for place, force in ((tmp_path / "new" / "b", False), (there, True)):
+        with pytest.raises(OutputError, match=r"Read-only file system\); choose"):
+            check_target(place, force=force)
+
+
+def read_only(*_: object, **__: object) -> str:
+    raise OSError(30, "Read-only file system")
+
+
+def test_the_place_of_a_link_is_where_it_leads(tmp_path: Path) -> None:
+    """A bundle is written there, not beside the link; a folder of links may be one that takes nothing."""
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("file/b")
+    with pytest.raises(OutputError, match=r"link cannot be written \(.*file: Not a directory\)"):
+        check_place(tmp_path / "link")
+    (tmp_path / "other").symlink_to("new/b")
+    check_place(tmp_path / "other")
 
 
 def change_manifest(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
