@@ -25,6 +25,7 @@ from acd_edge.config import ModelConfig
 from acd_edge.data.samples import Sample
 from acd_edge.data.zero_shot import TrainingRecord, training_record
 from acd_edge.errors import CheckpointError, OutputError
+from acd_edge.runtime.staging import check_place
 from acd_edge.train.config import TrainConfig
 from acd_edge.train.curve import CsvCurve, TensorBoardCurve
 from acd_edge.train.engine import DeviceName, Engine, StoppedTogether, open_engine
@@ -32,6 +33,7 @@ from acd_edge.train.loop import StepLosses, Trainer
 from acd_edge.train.stem import Room, store_for
 
 Report = Callable[[int, StepLosses], None]
+STATE = "state.safetensors"
 SAVE_EVERY = 50  # steps between two saved states
 
 
@@ -72,19 +74,23 @@ class RunFolder:
     @property
     def exists(self) -> bool:
         """Whether a run was left unfinished."""
-        return (self.path / "state.safetensors").is_file()
+        return (self.path / STATE).is_file()
 
     def check(self, *, resume: bool, force: bool) -> None:
-        """Refuse to start anew over an unfinished run; with `force` it is forgotten.
+        """Refuse to start anew over an unfinished run, or where none can be kept; with `force` one is forgotten.
 
         Raises:
-            OutputError: there is one, and neither flag was given.
+            OutputError: there is one, and neither flag was given, or the folder is a file or cannot be written.
         """
-        if resume or not self.exists:
-            return
-        if not force:
-            raise OutputError(f"{self.path} holds an unfinished run; go on with --resume, or forget it with --force")
-        self.remove()
+        if self.exists and not resume:
+            if not force:
+                raise OutputError(
+                    f"{self.path} holds an unfinished run; go on with --resume, or forget it with --force"
+                )
+            self.remove()
+        if os.path.lexists(self.path) and not self.path.is_dir():
+            raise OutputError(f"{self.path} is no folder, and the run is to be kept there; move it away")
+        check_place(self.path / STATE)
 
     def save(self, run: TrainRun, trainer: Trainer) -> None:
         """Replace the saved state by the trainer's.
@@ -92,7 +98,7 @@ class RunFolder:
         Raises:
             OutputError: the place cannot be written; the state before is as it was.
         """
-        asked, state = self.path / "run.json", self.path / "state.safetensors"
+        asked, state = self.path / "run.json", self.path / STATE
         fresh = {place: place.with_name(f"{place.name}.new") for place in (asked, state)}
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -118,7 +124,7 @@ class RunFolder:
             raise CheckpointError(f"there is no unfinished run in {self.path}; leave --resume away")
         try:
             asked = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
-            state = load_file(self.path / "state.safetensors")
+            state = load_file(self.path / STATE)
         except (OSError, ValueError, SafetensorError) as error:
             raise CheckpointError(f"cannot read {self.path} ({error}); train anew with --force") from error
         if difference := _first_difference(asked, run.to_dict()):

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +136,31 @@ def test_an_unfinished_run_is_not_lost(data: Path, tmp_path: Path, monkeypatch: 
     assert (damaged.exit_code, damaged.stderr.count("Error:")) == (1, 1)
     assert "cannot read" in damaged.stderr
     assert "train anew with --force" in damaged.stderr
+
+
+def test_a_run_that_nothing_can_be_kept_of_does_not_start(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("acd_edge.train.run.new_trainer", lambda *_, **__: pytest.fail("the work began"))
+    kept = tmp_path / "out.training"
+    kept.symlink_to("nothing")
+    refused = train(data, "-o", str(tmp_path / "out"))
+    assert f"{kept} is no folder, and the run is to be kept there; move it away" in refused.stderr
+    kept.unlink()
+    kept.touch()
+    refused = train(data, "-o", str(tmp_path / "out"), "--force")
+    assert (refused.exit_code, refused.stderr.count("Error:")) == (1, 1)
+    assert f"{kept} is no folder" in refused.stderr
+    kept.unlink()
+    kept.mkdir()
+    mkdtemp = tempfile.mkdtemp
+    monkeypatch.setattr(tempfile, "mkdtemp", lambda prefix, dir: _read_only() if dir == kept else mkdtemp("", prefix))
+    refused = train(data, "-o", str(tmp_path / "out"))
+    assert f"({kept}: Read-only file system); choose another place with -o" in refused.stderr
+
+
+def _read_only() -> str:
+    raise OSError(30, "Read-only file system")
 
 
 @pytest.mark.parametrize("steps", ["1", "2"])  # the checkpoint at the end, the state on the way
