@@ -7,6 +7,7 @@ those weights. Looking at a checkpoint needs no torch.
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 import json
 import os
@@ -31,7 +32,7 @@ __all__ = [
     "builtin_checkpoint",
     "check_target",
     "checkpoint_digest",
-    "is_builtin",
+    "has_builtin_weights",
     "load_checkpoint",
     "read_config",
     "read_info",
@@ -67,9 +68,10 @@ def builtin_checkpoint() -> Path:
     return Path(acd_edge.__file__).absolute().parent / "builtin" / "checkpoint"
 
 
-def is_builtin(path: Path) -> bool:
-    """Whether a path, whatever it is called, leads to the checkpoint that the package carries."""
-    return path.resolve() == builtin_checkpoint().resolve()
+def has_builtin_weights(path: Path) -> bool:
+    """Whether a checkpoint's adapters are those that the package carries, byte for byte, wherever it lies."""
+    own, given = builtin_checkpoint() / ADAPTERS, path / ADAPTERS
+    return own.is_file() and given.is_file() and filecmp.cmp(own, given, shallow=False)
 
 
 def read_config(path: Path) -> ModelConfig:

@@ -160,17 +160,17 @@ def _source(path: Path, info: CheckpointInfo) -> dict[str, Any]:
 
 def weights_licence(path: Path, training: Mapping[str, Any]) -> str | None:
     """The licence of a checkpoint's weights in words; None where it is not recorded."""
-    from acd_edge.checkpoint import is_builtin
+    from acd_edge.checkpoint import has_builtin_weights
 
-    return BUILTIN_LICENCE if is_builtin(path) else training.get("license")
+    return BUILTIN_LICENCE if has_builtin_weights(path) else training.get("license")
 
 
 def _beside(path: Path, training: Mapping[str, Any]) -> dict[str, Any]:
     """The weights' licence, its text where a file has it, and what they were trained on; the bundle carries all."""
-    from acd_edge.checkpoint import is_builtin
+    from acd_edge.checkpoint import builtin_checkpoint, has_builtin_weights
     from acd_edge.data.zero_shot import RECORD_FILE, TrainingRecord, record_of_checkpoint
 
-    file = (path.resolve().parent if is_builtin(path) else path) / LICENCE_FILE
+    file = (builtin_checkpoint().parent if has_builtin_weights(path) else path) / LICENCE_FILE
     named = weights_licence(path, training)
     extra: dict[str, Path | bytes] = {}
     if file.is_file():

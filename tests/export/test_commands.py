@@ -170,11 +170,17 @@ def test_the_built_in_weights_keep_their_licence_under_any_path(tmp_path: Path, 
         pytest.skip("there is no built-in checkpoint")
     linked = tmp_path / "mine"
     linked.symlink_to(builtin_checkpoint())
-    for path in (builtin_checkpoint(), linked):
+    copied = Path(shutil.copytree(builtin_checkpoint(), tmp_path / "copied"))
+    for path in (builtin_checkpoint(), linked, copied):
         found = beside(path, {})
         assert found["weights_license"] == BUILTIN_LICENCE
         assert "RESEARCH USE ONLY" in found["extra_files"][LICENCE_FILE].read_text()
-    assert beside(checkpoint, {"license": "free to test"})["weights_license"] == "free to test"
+    assert json.loads(call("info", copied, "--json").stdout)["license"] == BUILTIN_LICENCE
+    flip = bytearray((copied / "adapters.safetensors").read_bytes())
+    flip[-1] ^= 1
+    (copied / "adapters.safetensors").write_bytes(flip)
+    for other in (copied, checkpoint):  # the control: weights of somebody else
+        assert beside(other, {"license": "free to test"})["weights_license"] == "free to test"
 
 
 def test_prompts_by_the_text_encoder_and_by_the_checkpoint_agree(
