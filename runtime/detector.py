@@ -177,7 +177,7 @@ class Detector:
         """
         name, words = parse_product(product)
         known = self.bundle.manifest.products
-        if _is_carried(self.bundle, product):
+        if is_carried(self.bundle, product):
             features = self.bundle.text_features[name]
         else:
             features = self._encoder(product).features(words)
@@ -263,11 +263,12 @@ def check_product(bundle: Bundle, product: str) -> None:
     Raises:
         UnknownProduct: see `Detector.set_product`.
     """
-    if bundle.text_encoder_file is None and not _is_carried(bundle, product):
+    if bundle.text_encoder_file is None and not is_carried(bundle, product):
         raise UnknownProduct(_unknown(product, bundle.manifest.products))
 
 
-def _is_carried(bundle: Bundle, product: str) -> bool:
+def is_carried(bundle: Bundle, product: str) -> bool:
+    """Whether the bundle has the features of a product, `NAME` or `NAME=words`, so that it needs no text encoder."""
     name, words = parse_product(product)
     known = bundle.manifest.products
     return name in known and ("=" not in product or known[name] == words)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields
 from functools import wraps
 from pathlib import Path
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 BACKEND_NAMES = ("auto", "tensorrt", "onnxruntime", "openvino")
 """Those of `acd_edge.runtime.backends`, repeated here so that a help page imports no numpy; a test compares."""
+
+MODEL, TEXT_ENCODER = "model", "text encoder"
+"""The parts of a bundle, as `acd_edge.export.engine` calls them; repeated for the same reason, and compared too."""
 
 _OPTIONS = (
     click.option("--backend", type=click.Choice(BACKEND_NAMES), default="auto", show_default=True,
@@ -83,8 +86,16 @@ def backend_flags(function: Callable[..., Any]) -> Callable[..., Any]:
     return with_flags
 
 
-def load_detector(path: Path | None, *, product: str, how: BackendFlags) -> Detector:
+def load_detector(path: Path | None, *, product: str, how: BackendFlags, words: Collection[str] = ()) -> Detector:
     """Open a bundle, the built-in one where `path` is None, and load its graph; a missing engine is built first.
+
+    The text encoder's engine is built where it will be used only: for what the bundle does not carry.
+
+    Args:
+        path: of the bundle.
+        product: see `Detector.load`.
+        how: what the flags said.
+        words: of the products that are asked for later.
 
     Raises:
         AcdEdgeError: see `Detector.load` and `acd_edge.export.engine.ensure_engine`.
@@ -99,14 +110,22 @@ def load_detector(path: Path | None, *, product: str, how: BackendFlags) -> Dete
     bundle = Bundle.open(builtin_bundle() if path is None else path)
     try:
         check_product(bundle, product)  # told before engines are built
-        prepare(bundle, how)
+        prepare(bundle, how, parts=_used_parts(bundle, product, words))
         return Detector.load(bundle, product=product, backend=how.backend, options=how.options)
     except BaseException:
         bundle.close()
         raise
 
 
-def prepare(bundle: Bundle, how: BackendFlags, *, only: str = "") -> None:
+def _used_parts(bundle: Bundle, product: str, words: Collection[str]) -> list[str]:
+    """The parts whose engines a run needs, which shows that they are needed before one is loaded beside a build."""
+    from acd_edge.runtime.detector import is_carried
+
+    carried = is_carried(bundle, product) and set(words) <= set(bundle.manifest.products.values())
+    return [MODEL] if carried else [MODEL, TEXT_ENCODER]
+
+
+def prepare(bundle: Bundle, how: BackendFlags, *, parts: Collection[str]) -> None:
     """With `--backend tensorrt`: build and verify the engines of a bundle where they are not there, with a line each.
 
     Every other backend needs nothing, and `auto` never builds.
@@ -114,11 +133,11 @@ def prepare(bundle: Bundle, how: BackendFlags, *, only: str = "") -> None:
     Args:
         bundle: whose engines.
         how: what the flags said.
-        only: the one of them that is used, `model` or `text encoder`; both if empty.
+        parts: those of them that are used, `MODEL`, `TEXT_ENCODER` or both.
     """
     if how.backend != "tensorrt":
         return
-    from acd_edge.export.engine import MODEL, TEXT_ENCODER, ensure_engine
+    from acd_edge.export.engine import ensure_engine
     from acd_edge.runtime.backends import check_options
     from acd_edge.runtime.cuda import open_cuda
     from acd_edge.runtime.trt_module import load_tensorrt
@@ -126,7 +145,7 @@ def prepare(bundle: Bundle, how: BackendFlags, *, only: str = "") -> None:
     check_options("tensorrt", how.options)
     ensure_engine(
         bundle,
-        parts=[only] if only else [MODEL, TEXT_ENCODER],
+        parts=parts,
         trt=load_tensorrt(),
         cuda=open_cuda(how.cuda),
         progress=lambda line: click.echo(line, err=True),

@@ -34,7 +34,8 @@ _tell = partial(click.echo, err=True)
 @click.option(
     "--no-text-encoder",
     is_flag=True,
-    help="Leave out the text encoder's engine; new product names then need ONNX Runtime.",
+    help="Leave out the text encoder's engine: a new product's name then goes through ONNX Runtime, or "
+    "`run --backend tensorrt` builds it.",
 )
 @click.option("--cuda", type=click.Choice(["auto", "cuda-python", "pycuda"]), default="auto", show_default=True,
               help="Python binding of CUDA.")  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +91,7 @@ def command(
     if domain is None and not bundle_domain:
         domain = domain_of(samples)
     flags = _Flags(domain=domain, bundle_domain=bundle_domain, clip_weights=clip_weights, size=size, how=how)
-    with _opened(path, flags) as subject:
+    with _opened(path, flags, words.values()) as subject:
         marked = _guarded(path, subject.trained_on, samples, words)
         report = _measured(subject, samples, words, marked, at=at, ceiling=ceiling, with_page=html is not None)
     about = {"model": str(path), "domain": subject.domain, "backend": subject.backend}
@@ -146,7 +146,7 @@ def kind_of(path: Path) -> str:
 
 
 @contextmanager
-def _opened(path: Path, flags: _Flags) -> Iterator[_Subject]:
+def _opened(path: Path, flags: _Flags, words: Collection[str]) -> Iterator[_Subject]:
     if kind_of(path) == "checkpoint":
         yield _checkpoint(path, flags)
         return
@@ -156,7 +156,7 @@ def _opened(path: Path, flags: _Flags) -> Iterator[_Subject]:
     from acd_edge.evaluate import predictor_from_detector
     from acd_edge.runtime.prompts import DEFAULT_PRODUCT
 
-    with load_detector(path, product=DEFAULT_PRODUCT, how=flags.how) as detector:
+    with load_detector(path, product=DEFAULT_PRODUCT, how=flags.how, words=words) as detector:
         manifest = detector.bundle.manifest
         _check_domain(path, manifest.domain, flags)
         yield _Subject(

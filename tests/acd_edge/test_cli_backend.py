@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from acd_edge.cli import cli
-from acd_edge.cli.backend import BACKEND_NAMES, BackendFlags
+from acd_edge.cli.backend import BACKEND_NAMES, MODEL, TEXT_ENCODER, BackendFlags, load_detector
 from acd_edge.errors import EngineError
 from acd_edge.export import engine as export_engine
 from acd_edge.runtime.backends import BACKENDS, BackendOptions
@@ -71,6 +71,7 @@ def acd_edge(*words: object) -> Result:
 
 def test_names_are_those_of_the_runtime() -> None:
     assert ("auto", *BACKENDS) == BACKEND_NAMES
+    assert (MODEL, TEXT_ENCODER) == (export_engine.MODEL, export_engine.TEXT_ENCODER)
     assert BackendFlags().options == BackendOptions()
     assert BackendFlags(backend="tensorrt", openvino_precision="bf16").given == [
         "--backend tensorrt", "--openvino-precision bf16",
@@ -140,7 +141,7 @@ def test_calibrate_and_prompts_run_on_the_engine_too(bundle: Path, picture: Path
     assert done.exit_code == 0, done.stderr
     assert built.asked == [bundle]
     before = built.machine.calls.count("deserialize")
-    assert built.parts == ["model", "text encoder"]
+    assert built.parts == ["model"]  # the product is the bundle's
     done = acd_edge("prompts", "add", bundle, "road=brick road", "--backend", "tensorrt")
     assert done.exit_code == 0, done.stderr
     assert built.parts == ["text encoder"]
@@ -149,6 +150,27 @@ def test_calibrate_and_prompts_run_on_the_engine_too(bundle: Path, picture: Path
     acd_edge("prompts", "add", bundle, "road=brick road", "--force", "--backend", "onnxruntime")
     np.testing.assert_allclose(by_engine, Bundle.open(bundle).text_features["road"], atol=1e-6)
     assert built.machine.released()
+
+
+def test_the_text_encoder_is_built_for_what_the_bundle_does_not_carry(
+    bundle: Path, built: Built, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    how = BackendFlags(backend="tensorrt")
+    for product, words, parts in (
+        ("metal_nut", ["object", "metal nut"], ["model"]),
+        ("metal_nut=brick road", [], ["model", "text encoder"]),
+        ("object", ["metal nut", "brick road"], ["model", "text encoder"]),  # what eval asks for later
+    ):
+        load_detector(bundle, product=product, how=how, words=words).close()
+        assert built.parts == parts
+    for name in ("test/good", "test/dent", "ground_truth/dent"):
+        (tmp_path / "set" / "road" / name).mkdir(parents=True)
+        picture = Image.fromarray(np.full((SIZE, SIZE), 255, np.uint8))
+        picture.save(tmp_path / "set" / "road" / name / ("0_mask.png" if "truth" in name else "0.png"))
+    data = ("--data", tmp_path / "set", "--bundle-domain", "--backend", "tensorrt")
+    for words, parts in ("metal nut", ["model"]), ("brick road", ["model", "text encoder"]):
+        done = acd_edge("eval", bundle, *data, "--product", f"road={words}")
+        assert (done.exit_code, built.parts) == (0, parts), done.stderr
 
 
 @pytest.mark.parametrize(
