@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 
 import acd_edge
 from acd_edge.cli import COMMANDS, LazyGroup, cli
+from acd_edge.cli.once import OnceCommand, OnceGroup
 from acd_edge.errors import BundleError, MissingExtra, SourceError, UnknownProduct, UsageError
 
 
@@ -66,6 +67,7 @@ def test_every_command_is_there_and_has_help(name: str) -> None:
 
 def assert_has_help(command: click.Command, path: list[str]) -> None:
     assert command.help, f"{path} needs a docstring: it is the first paragraph of its help page"
+    assert isinstance(command, (OnceCommand, OnceGroup)), f"{path} would take the last of two values and say nothing"
     result = CliRunner().invoke(cli, [*path, "--help"])
     assert result.exit_code == 0
     assert result.stdout.startswith(f"Usage: cli {' '.join(path)}")
@@ -75,6 +77,31 @@ def assert_has_help(command: click.Command, path: list[str]) -> None:
     if isinstance(command, click.Group):
         for name, inner in command.commands.items():
             assert_has_help(inner, [*path, name])
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["run", "a.png", "--backend", "openvino", "--backend", "onnxruntime"], "--backend"),
+        (["run", "a.png", "--threads=1", "--threads=1"], "--threads"),  # which of two scripts meant it?
+        (["calibrate", "b", "--good", "g", "-o", "x", "--output", "y"], "-o or --output"),
+        (["bench", "--json", "--json", "a.json"], "--json"),  # its value may be left out
+        (["prompts", "add", "b", "nut", "--from", "x", "--from", "y"], "--from"),  # of a group
+    ],
+    ids=" ".join,
+)
+def test_one_value_is_given_once(words: list[str], named: str) -> None:
+    result = CliRunner().invoke(cli, words)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == f"Error: {named} takes one value and was given twice; leave one of them away\n"
+
+
+def test_what_may_come_twice_still_does() -> None:
+    result = CliRunner().invoke(cli, ["run", "--source", "no-a.png", "--source", "no-b.png", "--force", "--force"])
+    assert result.exit_code == 1
+    assert ["no-a.png" in result.stderr, "no-b.png" in result.stderr] == [True, True]
+    helped = CliRunner().invoke(cli, ["run", "--backend", "auto", "--backend", "auto", "--help"])
+    assert (helped.exit_code, helped.stderr) == (0, "")
 
 
 def test_python_m_is_the_same_program() -> None:

@@ -15,6 +15,7 @@ import click
 from click.core import ParameterSource
 
 from acd_edge.cli.backend import BackendFlags, backend_flags, load_detector
+from acd_edge.cli.once import OnceCommand
 from acd_edge.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class Flags:
         return "compare" if any(path.suffix.lower() == _RESULT for path in self.inputs) else "measure"
 
 
-@click.command()
+@click.command(cls=OnceCommand)
 @click.argument("inputs", nargs=-1, type=click.Path(path_type=Path), metavar="[BUNDLE | A.json B.json]")
 @click.option("--source", "sources", multiple=True, metavar="S",
               help="What `run` takes, instead of made 1080p pictures. Repeatable.")  # fmt: skip

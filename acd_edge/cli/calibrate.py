@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from acd_edge.cli.backend import BackendFlags, backend_flags, load_detector
+from acd_edge.cli.once import OnceCommand
 from acd_edge.errors import SourceError, UsageError
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 BROKEN = 1
 
 
-@click.command("calibrate")
+@click.command("calibrate", cls=OnceCommand)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--good", multiple=True, required=True, metavar="DIR", help="Pictures of good parts; repeatable.")
 @click.option("--product", default="object", show_default=True, metavar="NAME", help="What they show.")

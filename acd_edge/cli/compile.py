@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from acd_edge.cli.once import OnceCommand
 from acd_edge.errors import DeviceError, EngineError, MissingExtra
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ logger = logging.getLogger(__name__)
 _tell = partial(click.echo, err=True)
 
 
-@click.command()
+@click.command(cls=OnceCommand)
 @click.argument("bundle", type=click.Path(path_type=Path), required=False)
 @click.option("--workspace", type=click.IntRange(1, 1 << 20), default=1024, show_default=True, metavar="MIB",
               help="Most memory that one layer may take for itself while it is built and run.")  # fmt: skip

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import click
 
+from acd_edge.cli.once import OnceCommand
 from acd_edge.config import DOMAINS, Domain
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
-@click.command()
+@click.command(cls=OnceCommand)
 @click.argument("adapter", type=_FILE)
 @click.option("--clip-weights", type=_FILE, help="The CLIP weights; open_clip's cache is searched without it.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder of the new checkpoint.")

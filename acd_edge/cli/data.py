@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from acd_edge.cli.once import OnceGroup
 from acd_edge.errors import DataError
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ DATA_HELP = "Data set as published, MVTec-layout folder, or .jsonl list (docs/da
 LAYOUT_HELP = "The data set's name, where its folder does not tell it: visa, kvasir, ... (docs/data.md)."
 
 
-@click.group()
+@click.group(cls=OnceGroup)
 def command() -> None:
     """Look into data sets before training or evaluating on them."""
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from acd_edge.cli.once import OnceCommand
+
 if TYPE_CHECKING:
     from acd_edge.doctor.checks import Check, Mark
     from acd_edge.doctor.verdict import Verdict
@@ -23,7 +25,7 @@ _COUNTED: Mapping[Mark, tuple[str, str]] = MappingProxyType(
 """Mark -> how one and several are told, the worst first."""
 
 
-@click.command()
+@click.command(cls=OnceCommand)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the table.")
 @click.pass_context
 def command(ctx: click.Context, as_json: bool) -> None:

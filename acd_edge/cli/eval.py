@@ -14,6 +14,7 @@ import click
 
 from acd_edge.cli.backend import BackendFlags, backend_flags, load_detector
 from acd_edge.cli.data import DATA_HELP, LAYOUT_HELP, Progress
+from acd_edge.cli.once import OnceCommand
 from acd_edge.config import DOMAINS, Domain
 from acd_edge.errors import SourceError, UsageError
 
@@ -28,7 +29,7 @@ GALLERY = 4
 _FAILED = 1
 
 
-@click.command()
+@click.command(cls=OnceCommand)
 @click.argument("model", type=click.Path(path_type=Path), required=False)
 @click.option("--data", "data", type=click.Path(path_type=Path), multiple=True, required=True, metavar="DIR",
               help=DATA_HELP)  # fmt: skip

@@ -12,6 +12,7 @@ import click
 
 from acd_edge.cli.backend import BACKEND_NAMES
 from acd_edge.cli.export_precision import CALIB_COUNT, METHOD_NAMES, Wanted, described, pictures_of, with_precision
+from acd_edge.cli.once import OnceCommand
 from acd_edge.config import DOMAINS, Domain
 from acd_edge.errors import CheckpointError
 
@@ -25,7 +26,7 @@ BUILTIN_NAME = "compact"
 BUILTIN_LICENCE = f"research use only, see {LICENCE_FILE}"
 
 
-@click.command()
+@click.command(cls=OnceCommand)
 @click.argument("checkpoint", type=click.Path(path_type=Path), required=False)
 @click.option("--fp16", is_flag=True, help="Half precision with float32 islands, for TensorRT; the default.")
 @click.option("--fp32", is_flag=True, help="Single precision, for a CPU.")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from acd_edge.cli.once import OnceCommand
 from acd_edge.terminal import printable
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 _WIDTH, _TEXT_WIDTH = 14, 100  # of the left column, and of what stands right of it where it is long
 
 
-@click.command()
+@click.command(cls=OnceCommand)
 @click.argument("path", metavar="[BUNDLE|CKPT]", type=click.Path(path_type=Path), required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the table.")
 def command(path: Path | None, as_json: bool) -> None:

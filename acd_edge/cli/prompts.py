@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from acd_edge.cli.backend import TEXT_ENCODER, BackendFlags, backend_flags, prepare
+from acd_edge.cli.once import OnceGroup
 from acd_edge.errors import BundleError, ConfigError, UnknownProduct, UsageError
 from acd_edge.terminal import printable
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 _OWN = "export one of your own: acd-edge export --with-text-encoder -o BUNDLE"
 
 
-@click.group()
+@click.group(cls=OnceGroup)
 def command() -> None:
     """List, add and remove the products of a bundle."""
 

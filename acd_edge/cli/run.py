@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from acd_edge.cli.backend import BackendFlags, backend_flags, load_detector
+from acd_edge.cli.once import OnceCommand
 from acd_edge.errors import SourceError, UsageError
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class Tally:
         return ANOMALIES if fail_on_anomaly and self.anomalous else 0
 
 
-@click.command("run")
+@click.command("run", cls=OnceCommand)
 @click.argument("sources", nargs=-1, metavar="[SOURCE ...]")
 @click.option("--source", "more", multiple=True, metavar="S", help="The same as SOURCE; repeatable.")
 @click.option("--camera", "cameras", multiple=True, metavar="K", help="The camera with index K, short for --source K.")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from acd_edge.cli.data import DATA_HELP, LAYOUT_HELP, Progress
+from acd_edge.cli.once import OnceCommand
 from acd_edge.config import DOMAINS, PRESETS, Domain, ModelConfig
 from acd_edge.errors import ConfigError, UsageError
 from acd_edge.train.config import Precision, TrainConfig
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 _OF_RECIPE = ("steps", "batch", "accumulate", "precision", "seed")
 
 
-@click.command()
+@click.command(cls=OnceCommand)
 @click.option("--data", "data", type=click.Path(path_type=Path), multiple=True, required=True, metavar="DIR",
               help=DATA_HELP)  # fmt: skip
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="CKPT",

@@ -13,6 +13,7 @@ import click
 
 from acd_edge.cli.backend import BackendFlags, backend_flags
 from acd_edge.cli.data import LAYOUT_HELP, Progress
+from acd_edge.cli.once import OnceCommand
 from acd_edge.errors import AcdEdgeError, EngineError, MissingExtra, OutputError, UsageError
 from acd_edge.lazy import require
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 _FAILED = 1
 
 
-@click.command()
+@click.command(cls=OnceCommand)
 @click.argument("bundle", type=click.Path(path_type=Path), required=False)
 @backend_flags
 @click.option("--data", type=click.Path(path_type=Path), metavar="PATH",

@@ -71,8 +71,8 @@ def run(*args: object) -> Result:
     return CliRunner().invoke(cli, ["bench", *map(str, args)])
 
 
-def climb(checkpoint: Path, data: Path, *args: object) -> Result:
-    return run("--budget-ms", 1e6, "--from", checkpoint, "--data", data, "--frames", 3, "--warm-up", 0, *args)
+def climb(checkpoint: Path, data: Path, *args: object, frames: int = 3) -> Result:
+    return run("--budget-ms", 1e6, "--from", checkpoint, "--data", data, "--frames", frames, "--warm-up", 0, *args)
 
 
 REQUEST = Request(checkpoint=Path("c"), checkpoint_sha256="1f", domain="industrial", products={"nut": "metal nut"})
@@ -245,7 +245,7 @@ def test_a_source_that_is_too_short_for_a_rung_is_told(
     for _ in range(5):
         clip.write(np.zeros((48, 64, 3), np.uint8))
     clip.release()
-    result = climb(checkpoint, data, "--size", 28, "--frames", 9, "--source", tmp_path / "v.avi")
+    result = climb(checkpoint, data, "--size", 28, "--source", tmp_path / "v.avi", frames=9)
     assert result.exit_code == 1
     assert "28-fp32: the source ended: 4 frames counted, 9 were asked for; give a longer --source" in result.stdout
 

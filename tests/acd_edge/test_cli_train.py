@@ -51,7 +51,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def train(data: Path, *more: str) -> Result:
-    config = ["--config", str(data.resolve().parent / "small.json")]
+    config = [] if "--config" in more else ["--config", str(data.resolve().parent / "small.json")]
     return CliRunner().invoke(cli, ["train", "--data", str(data), *config, *more], catch_exceptions=False)
 
 
