@@ -159,7 +159,8 @@ def needs_cuda(backend: str) -> bool:
 def gpu_facts(backend: str, binding: Binding = "auto") -> dict[str, Any] | None:
     """The GPU and its memory now, where the backend computes on one and a binding of CUDA is there to ask; else None.
 
-    Memory in use is that of all programs together; on a Jetson, whose GPU has none of its own, of the whole machine.
+    Memory in use is that of all programs together, now, which is no peak; on a Jetson, whose GPU has none of its own,
+    of the whole machine.
     """
     if not needs_cuda(backend):
         return None

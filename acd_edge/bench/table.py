@@ -100,8 +100,9 @@ def _process_memory(peak_rss_mb: float | None) -> str:
 
 
 def _gpu_memory(machine: Mapping[str, Any]) -> str:
-    gpu = machine.get("gpu")
-    return f"{gpu['memory_used_mb']} of {gpu['memory_mb']} MiB of the GPU in use by all programs" if gpu else ""
+    if not (gpu := machine.get("gpu")):
+        return ""
+    return f"{gpu['memory_used_mb']} of {gpu['memory_mb']} MiB of the GPU in use at the end, by all programs"
 
 
 def _energy(energy: Mapping[str, Any] | None, source: str | None) -> str:
