@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from acd_edge.errors import MissingExtra
-from acd_edge.lazy import require
+from acd_edge.lazy import how_to_install, require
 from tests.tree import ROOT, modules, packages
 
 TRAINING = (
@@ -145,6 +146,36 @@ def test_ruff_refuses_other_peoples_names(line: str, rule: str) -> None:
 def test_a_missing_package_names_its_extra() -> None:
     with pytest.raises(MissingExtra, match=r"needs nowhere_1\.part.*'acd-edge\[live\]'"):
         require("nowhere_1.part", "live")
+
+
+@pytest.mark.parametrize(
+    ("module", "extra", "advice"),
+    [
+        ("onnx.helper", "export", "on a Jetson: pip install onnx (docs/jetson.md); elsewhere: "),
+        ("onnxruntime", "cpu", "on a Jetson: pip install onnxruntime (docs/jetson.md); elsewhere: "),
+        ("torch", "export", "on a Jetson: leave this step to the computer that trains and exports"),
+        ("cv2", "cpu", "on a Jetson: sudo apt-get install nvidia-opencv, and "),
+        ("cuda.bindings.runtime", "jetson", "install it with: "),
+    ],
+)
+def test_the_advice_for_a_jetson_is_that_of_its_page(
+    module: str, extra: str, advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The extras `cpu` and `export` bring an OpenCV and a torch that would hide, or are not, JetPack's."""
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    on_a_pc = how_to_install(module, extra)
+    assert on_a_pc == f"install it with: pip install 'acd-edge[{extra}]'"
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    there = how_to_install(module, extra)
+    assert there.startswith(advice)
+    assert there.endswith(f": pip install 'acd-edge[{extra}]'")
+
+    def absent(name: str) -> None:
+        raise ModuleNotFoundError(name=name.partition(".")[0])
+
+    monkeypatch.setattr("acd_edge.lazy.import_module", absent)
+    with pytest.raises(MissingExtra, match=re.escape(f"is not installed; {there}")):
+        require(module, extra)
 
 
 def test_a_package_that_lacks_something_itself_says_what(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

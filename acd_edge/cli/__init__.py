@@ -17,6 +17,7 @@ import click
 
 from acd_edge import __version__
 from acd_edge.errors import AcdEdgeError
+from acd_edge.lazy import how_to_install
 from acd_edge.stop import Stopped, leave_at_once, raising
 
 __all__ = ["COMMANDS", "LazyGroup", "cli", "main"]
@@ -88,7 +89,7 @@ class LazyGroup(click.Group):
             extra = EXTRA_OF.get(error.name or "")
             if extra is None:
                 raise
-            hint = f"install it with: pip install 'acd-edge[{extra}]'"
+            hint = how_to_install(error.name or "", extra)
             _refuse(ctx, f"this command needs {error.name}, which is not installed; {hint}")
         except KeyboardInterrupt as error:
             stopped = error if isinstance(error, Stopped) else Stopped()
