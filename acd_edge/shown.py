@@ -16,7 +16,7 @@ from acd_edge.errors import ConfigError, SourceError, UsageError
 from acd_edge.export.judge import Read, Shown
 from acd_edge.runtime.preprocess import resize
 from acd_edge.runtime.prompts import DEFAULT_PRODUCT, parse_product, parse_products
-from acd_edge.runtime.sources import PictureSource, open_sources
+from acd_edge.runtime.sources import PictureSource, ReadOptions, open_sources
 
 __all__ = ["Found", "find_pictures"]
 
@@ -55,6 +55,7 @@ def find_pictures(
     products: Sequence[str] = (),
     root: Path | None = None,
     layout: str | None = None,
+    bit_depth: int = 16,
 ) -> Found:
     """List the pictures of a folder, a data set or a list; nothing is decoded yet.
 
@@ -63,6 +64,7 @@ def find_pictures(
         size, resize_rule: of the bundle.
         products: `NAME` or `NAME='words'` that all pictures show; of a data set, `CATEGORY='words'` too.
         root, layout: of a data set, as in `load_data`.
+        bit_depth: see `read_picture`.
 
     Raises:
         DataError: a data set that is malformed.
@@ -70,8 +72,8 @@ def find_pictures(
         UsageError, ConfigError: a product that fits nothing here.
     """
     if layout is None and not _is_data_set(path):
-        return _plain(path, size, resize_rule, products)
-    samples = load_data([path], root, split="test", layout=layout)
+        return _plain(path, size, resize_rule, products, bit_depth)
+    samples = load_data([path], root, split="test", layout=layout, bit_depth=bit_depth)
     words = _called(samples, products)
     shown = [
         Shown(
@@ -95,11 +97,11 @@ def _is_data_set(path: Path) -> bool:
         raise SourceError(f"cannot read {error.filename or path}: {error.strerror or error}") from error
 
 
-def _plain(path: Path, size: int, resize_rule: str, products: Sequence[str]) -> Found:
+def _plain(path: Path, size: int, resize_rule: str, products: Sequence[str], bit_depth: int) -> Found:
     if len(products) > 1:
         raise UsageError(f"{path} holds plain pictures of one product; give --product once")
     words = parse_product(products[0] if products else DEFAULT_PRODUCT)[1]
-    sources, errors = open_sources([str(path)])
+    sources, errors = open_sources([str(path)], ReadOptions(bit_depth=bit_depth))
     pictures = [source for source in sources if isinstance(source, PictureSource)]
     if not pictures:
         raise (

@@ -30,6 +30,14 @@ def write_good(category: Path, part: str, stem: str, brightness: int = 40) -> No
     write_png(category / part / "good" / f"{stem}.png", np.full((SIDE, SIDE, 3), brightness, np.uint8))
 
 
+def fill_12_bits(tree: Path) -> None:
+    """Write a tree's pictures again as a camera with 12 bits does, grey in 16-bit files; masks stay."""
+    for path in tree.rglob("*.png"):
+        if "ground_truth" not in path.parts:
+            grey = np.asarray(Image.open(path).convert("L"), np.float64)
+            Image.fromarray(np.rint(grey / 255 * 4095).astype(np.uint16)).save(path)
+
+
 def write_category(category: Path) -> Path:
     """Two good pictures to train, one to test, two kinds of defects; whiter is more anomalous."""
     write_good(category, "train", "000")

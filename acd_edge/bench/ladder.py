@@ -89,6 +89,7 @@ class Request:
         products: name -> words of the prompts.
         calib: pictures for INT8, and
         calib_sha256: their digest.
+        bit_depth: that the 16-bit pictures among them, and among those that judge, are read with.
         clip_weights: where the backbone lies, if it has moved.
         int8_base: what INT8's other layers compute in, fp16 for TensorRT and fp32 for a CPU.
     """
@@ -99,6 +100,7 @@ class Request:
     products: Mapping[str, str]
     calib: Path | None = None
     calib_sha256: str = ""
+    bit_depth: int = 16
     clip_weights: Path | None = None
     int8_base: str = "fp32"
 
@@ -109,7 +111,9 @@ class Request:
             "size": choice.size, "precision": choice.precision,
         }  # fmt: skip
         if choice.precision == "int8":
-            own |= {"calib_sha256": self.calib_sha256, "int8_base": self.int8_base}
+            own |= {
+                "calib_sha256": self.calib_sha256, "bit_depth": self.bit_depth, "int8_base": self.int8_base,
+            }  # fmt: skip
         return own
 
     def arguments(self, choice: Choice, bundle: Path) -> list[str]:
@@ -119,7 +123,7 @@ class Request:
         if choice.precision == "int8":
             if self.calib is None:
                 raise ExportError("int8 needs --calib DIR, pictures that its ranges are measured on")
-            found += [f"--{self.int8_base}", "--calib", str(self.calib)]
+            found += [f"--{self.int8_base}", "--calib", str(self.calib), "--bit-depth", str(self.bit_depth)]
         for name, words in self.products.items():
             found += ["--product", f"{name}={words}"]
         if self.clip_weights is not None:

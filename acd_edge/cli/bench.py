@@ -107,7 +107,7 @@ class Flags:
 @click.option("--plot", type=click.Path(path_type=Path), metavar="FILE", help="Draw it too, as .svg or .png.")
 @click.option("--force", is_flag=True, help="Replace files that exist.")
 @click.option("--bit-depth", type=click.IntRange(9, 16), default=16, show_default=True,
-              help="Bits used in 16-bit pictures.")  # fmt: skip
+              help="Bits used in 16-bit pictures, those of --data and --calib too.")  # fmt: skip
 @click.option("--max-pixels", type=click.IntRange(1), default=100_000_000, show_default=True,
               help="Refuse larger pictures and frames.")  # fmt: skip
 @click.option("--timeout", type=click.FloatRange(0, min_open=True), default=10.0, show_default=True, metavar="SECONDS",

@@ -40,7 +40,7 @@ def climb(flags: Flags, how: BackendFlags) -> int:
         raise UsageError("--from belongs to the ladder: give --budget-ms T, or name a bundle to measure")
     if not flags.data:
         raise UsageError("the ladder judges on labelled pictures: give --data DIR")
-    samples = judged_samples(flags.data, flags.root, flags.layout, flags.calib)
+    samples = judged_samples(flags.data, flags.root, flags.layout, flags.calib, flags.bit_depth)
     request = _request(flags, samples, how)
     _warn_trained(request.checkpoint, samples)
     ladder, stopped = Ladder(flags.budget_ms), None
@@ -113,6 +113,7 @@ def _request(flags: Flags, samples: Sequence[Sample], how: BackendFlags) -> Requ
         products=words,
         calib=flags.calib,
         calib_sha256="" if flags.calib is None else _calib_digest(flags.calib),
+        bit_depth=flags.bit_depth,
         clip_weights=flags.clip_weights,
         int8_base="fp16" if how.backend == _TENSORRT else "fp32",
     )
@@ -228,11 +229,11 @@ class _Counter:
 
 
 def _fingerprint(samples: Sequence[Sample]) -> str:
-    """Changes where a picture, its label or its mask is added, removed or written again."""
+    """Changes where a picture, its label or its mask is added, removed or written again, or a picture read anew."""
     digest = hashlib.sha256()
     for sample in samples:
         files = [_as_it_lies(path) for path in (sample.image, sample.mask) if path is not None]
-        digest.update(f"{sample.category} {sample.label} {' '.join(files)}\n".encode())
+        digest.update(f"{sample.category} {sample.label} {sample.bit_depth} {' '.join(files)}\n".encode())
     return digest.hexdigest()
 
 
@@ -270,6 +271,7 @@ def _values(
         "checkpoint_sha256": request.checkpoint_sha256,
         "domain": request.domain,
         "pictures": len(samples),
+        "bit_depth": request.bit_depth,
         "products": dict(request.products),
         "ending": "complete" if stopped is None else "interrupted",
         "machine": machine,

@@ -35,6 +35,8 @@ _FAILED = 1
               help=DATA_HELP)  # fmt: skip
 @click.option("--root", type=click.Path(path_type=Path), help="What the paths in a .jsonl list are relative to.")
 @click.option("--layout", metavar="NAME", help=LAYOUT_HELP)
+@click.option("--bit-depth", type=click.IntRange(9, 16), default=16, show_default=True,
+              help="Bits used in 16-bit pictures, as `run` is given; masks are read whole.")  # fmt: skip
 @click.option("--product", "products", multiple=True, metavar="CATEGORY='words'",
               help="What the prompts call a category, instead of its set's words or its name. Repeatable.")  # fmt: skip
 @click.option("--domain", type=click.Choice(DOMAINS), help="Domain of the data, instead of their set's or industrial.")
@@ -56,6 +58,7 @@ def command(
     data: tuple[Path, ...],
     root: Path | None,
     layout: str | None,
+    bit_depth: int,
     products: tuple[str, ...],
     domain: Domain | None,
     bundle_domain: bool,
@@ -86,7 +89,7 @@ def command(
     if html is not None:
         check_page(html, force=force)
     path = builtin_bundle() if model is None else model
-    samples = load_data(data, root, split="test", layout=layout)
+    samples = load_data(data, root, split="test", layout=layout, bit_depth=bit_depth)
     given = parse_products(products)
     words = {**words_of(samples, given), **given}
     if domain is None and not bundle_domain:
@@ -97,7 +100,7 @@ def command(
         report = _measured(subject, samples, words, marked, at=at, ceiling=ceiling, with_page=html is not None)
     about = {"model": str(path), "domain": subject.domain, "backend": subject.backend}
     if as_json:
-        click.echo(json.dumps({**about, **report.to_dict()}, indent=2))
+        click.echo(json.dumps({**about, "bit_depth": bit_depth, **report.to_dict()}, indent=2))
     else:
         click.echo(table(report))
     if html is not None:

@@ -38,7 +38,7 @@ BUILTIN_LICENCE = f"research use only, see {LICENCE_FILE}"
 @click.option("--calib-count", type=click.IntRange(min=1), metavar="N",
               help=f"Pictures at most, {CALIB_COUNT} unless given.")  # fmt: skip
 @click.option("--bit-depth", type=click.IntRange(9, 16), metavar="BITS",
-              help="Bits that 16-bit files of --calib use, as `run` will be given; 16 unless given.")  # fmt: skip
+              help="Bits that 16-bit files of --calib and --data use, as `run` is given; 16 unless given.")  # fmt: skip
 @click.option("--max-drop", type=click.FloatRange(0, 100), metavar="POINTS",
               help="Choose the precision: the fastest that loses no more pixel AUROC on --data.")  # fmt: skip
 @click.option("--data", type=click.Path(path_type=Path), multiple=True, metavar="DIR",

@@ -60,12 +60,14 @@ class Wanted:
             raise UsageError("--int8 needs --calib DIR, a folder of pictures that its ranges are measured on")
         if self.calib is not None and not self.int8 and self.max_drop is None:
             raise UsageError("--calib is for --int8 and --max-drop; add one of them, or leave --calib away")
-        of_calib = {
-            "--calib-method": self.calib_method, "--calib-count": self.calib_count, "--bit-depth": self.bit_depth,
-        }  # fmt: skip
+        of_calib = {"--calib-method": self.calib_method, "--calib-count": self.calib_count}
         for flag, given in of_calib.items():
             if given is not None and self.calib is None:
                 raise UsageError(f"{flag} says how --calib is used; add --calib DIR, or leave {flag} away")
+        if self.bit_depth is not None and self.calib is None and not self.data:
+            raise UsageError(
+                "--bit-depth says how --calib and --data are read; add one of them, or leave --bit-depth away"
+            )
 
     def _check_search(self) -> None:
         if self.max_drop is None:
@@ -82,6 +84,11 @@ class Wanted:
             raise UsageError("--max-drop chooses the precision itself; leave --int8 and --bf16 away")
         if (self.fp16 or self.fp32) and self.calib is None:
             raise UsageError("with --max-drop, --fp16 and --fp32 say what INT8's other layers compute in; add --calib")
+
+    @property
+    def bits(self) -> int:
+        """That 16-bit pictures use."""
+        return self.bit_depth or 16
 
     @property
     def precision(self) -> Precision:
@@ -115,7 +122,7 @@ def pictures_of(wanted: Wanted, progress: Progress) -> CalibrationPictures | Non
         return None
     from acd_edge.calib.pictures import find_pictures
 
-    found = find_pictures(wanted.calib, wanted.calib_count or CALIB_COUNT, wanted.bit_depth or 16)
+    found = find_pictures(wanted.calib, wanted.calib_count or CALIB_COUNT, wanted.bits)
     if found.masks:
         progress(f"left out of {wanted.calib}: {found.masks} pictures in folders of masks, which no camera sees")
     return found

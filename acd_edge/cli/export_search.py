@@ -89,7 +89,7 @@ class Found:
 
 def judges_of(wanted: Wanted) -> Judges:
     """What the flags say, before a model is loaded; raises as `judged_samples`."""
-    samples = judged_samples(wanted.data, wanted.root, wanted.layout, wanted.calib)
+    samples = judged_samples(wanted.data, wanted.root, wanted.layout, wanted.calib, wanted.bits)
     backend, on_engines = _backend(wanted)
     return Judges(samples=samples, backend=backend, on_engines=on_engines)
 
@@ -133,7 +133,7 @@ def search_precision(
     assert kept.speed is not None
     gate = {
         "max_drop": max_drop, "drop": kept.drop, "speed": kept.speed.median, "pictures": len(judges.samples),
-        "backend": name, "tried": len(trials),
+        "bit_depth": wanted.bits, "backend": name, "tried": len(trials),
     }  # fmt: skip
     final = replace(options, source={**options.source, "gate": gate})
     return Found(
@@ -187,7 +187,7 @@ def _sensitivity(model: AcdClip, plan: Int8Plan, wanted: Wanted, progress: Progr
     assert wanted.calib is not None
     progress("which layers are sensitive")
     folded = smoothed(fold(model), plan.smoothing)
-    pictures = list(find_pictures(wanted.calib, PROBES, wanted.bit_depth or 16).read(folded.size))
+    pictures = list(find_pictures(wanted.calib, PROBES, wanted.bits).read(folded.size))
     features = encode_product(model, tokenizer_for(model.config), "object")
     return most_sensitive_first(folded, plan.ranges(), pictures, features, Counter("groups of layers quantised alone"))
 

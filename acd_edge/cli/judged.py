@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from acd_edge.results import Report
 
 
-def judged_samples(data: Sequence[Path], root: Path | None, layout: str | None, calib: Path | None) -> list[Sample]:
+def judged_samples(
+    data: Sequence[Path], root: Path | None, layout: str | None, calib: Path | None, bit_depth: int
+) -> list[Sample]:
     """List the pictures of `--data`, and see that none of them sets INT8's ranges.
 
     Args:
-        data, root, layout: see `load_data`.
+        data, root, layout, bit_depth: see `load_data`.
         calib: the pictures that INT8 is calibrated on, where it is.
 
     Raises:
@@ -27,7 +29,7 @@ def judged_samples(data: Sequence[Path], root: Path | None, layout: str | None, 
     """
     from acd_edge.data.samples import load_data
 
-    samples = load_data(data, root, split="test", layout=layout)
+    samples = load_data(data, root, split="test", layout=layout, bit_depth=bit_depth)
     told = ", ".join(map(str, data))
     if not any(sample.label for sample in samples):
         raise DataError(f"{told} holds no defective picture, so there is no pixel AUROC to judge by")

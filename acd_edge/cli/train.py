@@ -20,6 +20,7 @@ from acd_edge.train.config import Precision, TrainConfig
 from acd_edge.train.settings import Settings, read_settings
 
 if TYPE_CHECKING:
+    from acd_edge.data.samples import Split
     from acd_edge.train.engine import DeviceName
     from acd_edge.train.loop import StepLosses
     from acd_edge.train.run import TrainRun
@@ -34,6 +35,8 @@ _OF_RECIPE = ("steps", "batch", "accumulate", "precision", "seed")
               help="The checkpoint folder to write.")  # fmt: skip
 @click.option("--root", type=click.Path(path_type=Path), help="What the paths in a .jsonl list are relative to.")
 @click.option("--layout", metavar="NAME", help=LAYOUT_HELP)
+@click.option("--bit-depth", type=click.IntRange(9, 16), default=16, show_default=True,
+              help="Bits used in 16-bit pictures, as `run` is given; masks are read whole.")  # fmt: skip
 @click.option("--product", "products", multiple=True, metavar="CATEGORY='words'",
               help="What the prompts call a category; of several phrases one is drawn per picture.")  # fmt: skip
 @click.option("--domain", type=click.Choice(DOMAINS), help="Default domain of the model.")
@@ -74,6 +77,7 @@ def command(
     output: Path,
     root: Path | None,
     layout: str | None,
+    bit_depth: int,
     products: tuple[str, ...],
     domain: Domain | None,
     config: str | None,
@@ -108,14 +112,15 @@ def command(
     model, recipe = _configs(given, domain=domain, **settings)
     if model.backbone == "compact" and settings["pretrained"] is not None:
         raise UsageError("--pretrained names weights of CLIP; give --backbone clip:NAME too, or leave it away")
-    samples = load_data(data, root, split="train" if recipe.pictures == "all" else "test", layout=layout)
+    split: Split = "train" if recipe.pictures == "all" else "test"
+    samples = load_data(data, root, split=split, layout=layout, bit_depth=bit_depth)
     if domain is None and "domain" not in given.model:
         model = model.with_(domain=domain_of(samples))
     recipe = recipe.for_pictures(len(samples))
     words = {**given.words, **_phrases(products, [*categories_of(samples), GENERIC])}
     known = {category: [called] for category, called in words_of(samples, words).items() if called != plain(category)}
     words = {**known, **words}
-    run = TrainRun(model=model, recipe=recipe, data=tuple(map(str, data)), words=words)
+    run = TrainRun(model=model, recipe=recipe, data=tuple(map(str, data)), words=words, bit_depth=bit_depth)
     progress = _Progress(recipe.length)
     if first := os.environ.get("RANK", "0") == "0":  # of several processes one speaks
         defective = sum(sample.label for sample in samples)

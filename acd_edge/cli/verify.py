@@ -40,6 +40,8 @@ _FAILED = 1
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Take at most N of the pictures, spread evenly.")
 @click.option("--root", type=click.Path(path_type=Path), help="What the paths in a .jsonl list are relative to.")
 @click.option("--layout", metavar="NAME", help=LAYOUT_HELP)
+@click.option("--bit-depth", type=click.IntRange(9, 16), metavar="BITS",
+              help="Bits that 16-bit files of --data use, as `run` is given; 16 unless given.")  # fmt: skip
 @click.option("--checkpoint", type=click.Path(path_type=Path), metavar="CKPT",
               help="What BUNDLE was made from: compare with it too. Needs torch.")  # fmt: skip
 @click.option("--clip-weights", type=click.Path(path_type=Path), help="Backbone of the checkpoint, where it has moved.")
@@ -58,6 +60,7 @@ def command(
     limit: int | None,
     root: Path | None,
     layout: str | None,
+    bit_depth: int | None,
     checkpoint: Path | None,
     clip_weights: Path | None,
     tolerances: tuple[str, ...],
@@ -75,7 +78,7 @@ def command(
     acd-edge verify line.acd --backend tensorrt --data parts
     acd-edge verify line.acd --checkpoint my-checkpoint --bisect
     """
-    asked = _Pictures(path=data, products=products, limit=limit, root=root, layout=layout)
+    asked = _Pictures(path=data, products=products, limit=limit, root=root, layout=layout, bit_depth=bit_depth)
     if clip_weights is not None and checkpoint is None:
         raise UsageError("--clip-weights is for the checkpoint: give --checkpoint CKPT too")
     if bisect:
@@ -123,10 +126,13 @@ class _Pictures:
     limit: int | None
     root: Path | None
     layout: str | None
+    bit_depth: int | None
 
     def __post_init__(self) -> None:
-        if self.path is None and (self.products or self.limit or self.root or self.layout):
-            raise UsageError("--product, --limit, --root and --layout say how to read pictures: give --data PATH too")
+        if self.path is None and (self.products or self.limit or self.root or self.layout or self.bit_depth):
+            raise UsageError(
+                "--product, --limit, --root, --layout and --bit-depth say how to read pictures: give --data PATH too"
+            )
 
     def found(self, bundle: Bundle) -> Found | None:
         """List them, and tell as what they are read."""
@@ -142,6 +148,7 @@ class _Pictures:
             products=self.products,
             root=self.root,
             layout=self.layout,
+            bit_depth=self.bit_depth or 16,
         ).limited(self.limit)
         _tell(f"{self.path}: {found.as_what}")
         return found

@@ -29,6 +29,7 @@ class Sample:
         category: what the picture shows; it names the product, as in `metal_nut`.
         part: which part of its data set it was published in.
         data_set: the name of a published set (`acd_edge.data.sets`), or of the folder or list it came from.
+        bit_depth: bits that its picture uses where that has 16, see `read_picture`; a mask is no camera's.
     """
 
     image: Path
@@ -37,6 +38,7 @@ class Sample:
     category: str
     part: Part = "test"
     data_set: str = ""
+    bit_depth: int = 16
 
     @property
     def has_mask(self) -> bool:
@@ -65,7 +67,7 @@ def read_sample(sample: Sample, size: int) -> tuple[Bytes, Bytes]:
 
 def read_full(sample: Sample) -> tuple[Bytes, Bytes]:
     """Decode a sample at its own size: uint8 RGB (H, W, 3) and 0/1 mask (H, W). Raises as `read_sample`."""
-    picture = read_pixels(sample.image)
+    picture = read_pixels(sample.image, bit_depth=sample.bit_depth)
     if sample.mask is None:
         return picture, np.zeros(picture.shape[:2], np.uint8)
     mask = binary_mask(read_pixels(sample.mask))
@@ -86,14 +88,14 @@ def misfit_of(sample: Sample, picture: Bytes, mask: Bytes) -> tuple[Literal["siz
     return None
 
 
-def read_pixels(path: Path) -> Bytes:
-    """A picture file as upright uint8 RGB (H, W, 3).
+def read_pixels(path: Path, *, bit_depth: int = 16) -> Bytes:
+    """A picture file as upright uint8 RGB (H, W, 3); `bit_depth` as in `read_picture`.
 
     Raises:
         DataError: it cannot be decoded.
     """
     try:
-        return read_picture(path)
+        return read_picture(path, bit_depth=bit_depth)
     except OSError as error:  # SourceError is one
         raise DataError(f"cannot read {path}: {error}") from error
 

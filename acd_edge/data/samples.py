@@ -6,6 +6,7 @@ Loading lists files and checks that they are there; `read_sample` decodes one. B
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -36,7 +37,12 @@ _PARTS: dict[Split, frozenset[Part]] = {"train": PARTS, "test": frozenset({"test
 
 
 def load_data(
-    paths: Sequence[Path], root: Path | None = None, *, split: Split = "test", layout: str | None = None
+    paths: Sequence[Path],
+    root: Path | None = None,
+    *,
+    split: Split = "test",
+    layout: str | None = None,
+    bit_depth: int = 16,
 ) -> list[Sample]:
     """List the samples of data sets, in the order given; `words_of` and `domain_of` know what they show.
 
@@ -46,6 +52,7 @@ def load_data(
         split: `test` is what a set tests on; `train` every labelled picture, for sets that are not reported on.
             A list is one split by itself and is read whole.
         layout: the set's name, where folder and categories do not tell it; of all `paths`.
+        bit_depth: of their 16-bit pictures, see `Sample`.
 
     Raises:
         DataError: something is missing, malformed or empty; the message names it.
@@ -54,7 +61,7 @@ def load_data(
     samples = [sample for path in paths for sample in _loaded(Path(path), root, split, layout)]
     if not samples:
         raise DataError("no data set was given; name one with --data")
-    return samples
+    return [replace(sample, bit_depth=bit_depth) for sample in samples]
 
 
 def load_mvtec(folder: Path, *, split: Split = "test") -> list[Sample]:

@@ -46,6 +46,7 @@ class TrainRun:
         recipe: how.
         data: folders and lists of the pictures, as given.
         words: category -> phrases for the prompts.
+        bit_depth: that the pictures are read with.
 
     The recipe's number of steps is known: see `TrainConfig.for_pictures`.
     """
@@ -54,13 +55,14 @@ class TrainRun:
     recipe: TrainConfig
     data: tuple[str, ...]
     words: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    bit_depth: int = 16
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {**self.settings(), "data": list(self.data)}
+        return {**self.settings(), "data": list(self.data), "bit_depth": self.bit_depth}
 
     def settings(self) -> dict[str, Any]:
-        """All but the data, in the form of a settings file (`acd_edge.train.settings`)."""
+        """All but the data and how they are read, in the form of a settings file (`acd_edge.train.settings`)."""
         words = {category: list(phrases) for category, phrases in sorted(self.words.items())}
         return {"model": self.model.to_dict(), "recipe": self.recipe.to_dict(), "words": words}
 
@@ -127,6 +129,8 @@ class RunFolder:
             state = load_file(self.path / STATE)
         except (OSError, ValueError, SafetensorError) as error:
             raise CheckpointError(f"cannot read {self.path} ({error}); train anew with --force") from error
+        if isinstance(asked, dict):
+            asked.setdefault("bit_depth", 16)  # what it was before one could say it
         if difference := _first_difference(asked, run.to_dict()):
             raise CheckpointError(f"{self.path} was started with {difference}; give the same, or leave --resume away")
         trainer.load_state(state)
@@ -283,6 +287,7 @@ def _write(
         "recipe": asked["recipe"],
         "data": list(record.data_sets),
         "pictures": len(samples),
+        "bit_depth": run.bit_depth,
         "trained_on": record.summary(),
         "words": asked["words"],
         "tools": {name: version(name) for name in ("acd-edge", "torch", "numpy")},

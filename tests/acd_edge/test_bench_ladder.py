@@ -20,8 +20,10 @@ from acd_edge.bench import ladder as climbing
 from acd_edge.bench.ladder import Choice, Ladder, Latency, Request, Rung, Work, best_rung, sizes_around, walk
 from acd_edge.checkpoint import builtin_checkpoint
 from acd_edge.cli import cli
+from acd_edge.cli.bench_ladder import _fingerprint
 from acd_edge.cli.export import command as export_command
 from acd_edge.cli.export_precision import Wanted
+from acd_edge.data.samples import load_data
 from acd_edge.errors import BackendError, BenchError, ExportError, MissingExtra
 from acd_edge.export import engine as export_engine
 from acd_edge.runtime.bundle import Bundle
@@ -98,13 +100,13 @@ def test_sizes_are_multiples_of_the_patch() -> None:
 
 
 def test_what_export_is_asked_for() -> None:
-    calibrated = replace(REQUEST, calib=Path("k"), clip_weights=Path("w.pt"), int8_base="fp16")
+    calibrated = replace(REQUEST, calib=Path("k"), clip_weights=Path("w.pt"), int8_base="fp16", bit_depth=12)
     assert REQUEST.arguments(Choice(420, "fp16"), Path("out")) == [
         *("export", "c", "--size", "420", "--domain", "industrial", "--fp16"),
         *("--product", "nut=metal nut", "--no-compile", "-o", "out"),
     ]
     found = calibrated.arguments(Choice(420, "int8"), Path("out"))
-    assert found[6:10] == ["--int8", "--fp16", "--calib", "k"]
+    assert found[6:12] == ["--int8", "--fp16", "--calib", "k", "--bit-depth", "12"]
     assert found[-5:] == ["--clip-weights", "w.pt", "--no-compile", "-o", "out"]
     with pytest.raises(ExportError, match="int8 needs --calib DIR"):
         REQUEST.arguments(Choice(420, "int8"), Path("out"))
@@ -147,6 +149,15 @@ def test_what_is_there_is_not_exported_again_unless_something_differs(tmp_path: 
     shutil.rmtree(tmp_path / "28-fp32")
     climbed(tmp_path, "28-fp32", request=replace(REQUEST, checkpoint_sha256="2e"))
     assert TRIED[4:] == ["28-fp32"]
+
+
+def test_the_bit_depth_counts_where_pictures_count(data: Path) -> None:
+    """INT8's ranges are measured on pictures, and every rung is judged on some."""
+    deep = replace(REQUEST, bit_depth=12)
+    same = [REQUEST.identity(choice) == deep.identity(choice) for choice in (Choice(28, "fp32"), Choice(28, "int8"))]
+    assert same == [True, False]
+    prints = [_fingerprint(load_data([data], bit_depth=bits)) for bits in (16, 16, 12)]
+    assert [prints[0] == each for each in prints[1:]] == [True, False]
 
 
 def test_a_folder_that_is_not_ours_stays(tmp_path: Path) -> None:
@@ -435,7 +446,7 @@ def test_export_understands_what_it_is_asked_for(precision: str) -> None:
     context = export_command.make_context("export", calibrated.arguments(Choice(420, precision), Path("out"))[1:])
     assert context.params[precision]
     assert (context.params["size"], context.params["products"]) == (420, ("nut=metal nut",))
-    flags = {name: context.params[name] for name in ("fp16", "fp32", "bf16", "int8", "calib")}
+    flags = {name: context.params[name] for name in ("fp16", "fp32", "bf16", "int8", "calib", "bit_depth")}
     assert Wanted(**flags).precision == precision  # which refuses what cannot be combined
 
 

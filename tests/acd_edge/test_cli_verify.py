@@ -24,7 +24,7 @@ from acd_edge.runtime.engines import BuildOptions, newest_engine
 from acd_edge.shown import find_pictures
 from tests.fake_builder import FakeBuilderRT
 from tests.fake_gpu import FakeCuda
-from tests.picture_trees import write_category
+from tests.picture_trees import fill_12_bits, write_category
 from tests.test_imports import TRAINING
 from tests.tiny_bundle import SIZE, tiny_features, tiny_golden, tiny_graph, tiny_manifest, write_tiny_bundle
 
@@ -349,3 +349,18 @@ def test_the_bundle_is_left_alone(tiny: Path) -> None:
     call(tiny)
     assert {path.name: path.read_bytes() for path in tiny.iterdir()} == before
     Bundle.open(tiny).close()
+
+
+def test_the_bit_depth_reaches_plain_and_labelled_pictures(tmp_path: Path, tiny: Path) -> None:
+    write_category(tmp_path / "set" / "metal_nut")
+    good = tmp_path / "set/metal_nut/test/good"
+    for place in (tmp_path / "set", good):
+        (shown, *_) = find_pictures(place, size=SIZE, resize_rule="pillow-bicubic").pictures
+        whole = shown.read().pixels
+        fill_12_bits(place)
+        (told, *_) = find_pictures(place, size=SIZE, resize_rule="pillow-bicubic", bit_depth=12).pictures
+        np.testing.assert_array_equal(told.read().pixels, whole)
+        assert shown.read().pixels.max() < 16  # the control
+        write_category(tmp_path / "set" / "metal_nut")
+    refused = call(tiny, "--bit-depth", 12, exit_code=2)
+    assert "give --data PATH too" in refused.stderr

@@ -14,7 +14,7 @@ from PIL import Image
 from acd_edge.data import Sample, load_data, load_jsonl, load_mvtec, read_sample
 from acd_edge.data.samples import nearest
 from acd_edge.errors import DataError
-from tests.picture_trees import SIDE, write_category, write_defect, write_good, write_png
+from tests.picture_trees import SIDE, fill_12_bits, write_category, write_defect, write_good, write_png
 
 
 @pytest.fixture
@@ -47,6 +47,24 @@ def test_train_split_reads_everything_that_is_labelled(tree: Path) -> None:
 
 def test_category_folder_equals_its_set(tree: Path) -> None:
     assert load_mvtec(tree / "metal_nut") == load_mvtec(tree)
+
+
+def test_the_bit_depth_is_the_pictures_and_not_the_masks(tree: Path) -> None:
+    (whole,) = (sample for sample in load_data([tree]) if sample.image.parent.name == "dent")
+    picture, mask = read_sample(whole, SIDE)
+    fill_12_bits(tree)
+    assert whole.mask is not None
+    Image.fromarray(np.asarray(Image.open(whole.mask), np.uint16) * 257).save(whole.mask)  # fills its 16 bits
+    dark, told = (
+        read_sample(sample, SIDE)
+        for bits in (16, 12)
+        for sample in load_data([tree], bit_depth=bits)
+        if sample.image == whole.image
+    )
+    np.testing.assert_array_equal(told[0], picture)
+    assert dark[0].max() < 16  # the control
+    for each in (dark, told):
+        np.testing.assert_array_equal(each[1], mask)
 
 
 def test_other_folders_and_files_are_not_pictures(tree: Path) -> None:

@@ -130,7 +130,7 @@ def test_a_layer_that_int8_ruins_comes_first() -> None:
         ({"calib": Path()}, "for --int8 and --max-drop"),
         ({"calib_method": "minmax"}, "add --calib"),
         ({"calib_count": 3}, "add --calib"),
-        ({"bit_depth": 12}, "--bit-depth says how --calib is used; add --calib"),
+        ({"bit_depth": 12}, "--bit-depth says how --calib and --data are read; add one"),
         ({"data": (Path(),)}, "for --max-drop"),
         ({"backend": "auto"}, "for --max-drop"),
         ({"root": Path()}, "--root is for --max-drop"),
@@ -160,7 +160,10 @@ def test_a_list_has_its_root_and_a_folder_its_layout(tmp_path: Path) -> None:
     listed = tmp_path / "list.jsonl"
     listed.write_text("\n".join(lines))
     wanted = Wanted(max_drop=0.1, data=(listed,), root=pictures)
-    assert [sample.image.name for sample in judges_of(wanted).samples] == ["bad.png", "good.png"]
+    assert [(sample.image.name, sample.bit_depth) for sample in judges_of(wanted).samples] == [
+        ("bad.png", 16), ("good.png", 16),
+    ]  # fmt: skip
+    assert {sample.bit_depth for sample in judges_of(replace(wanted, bit_depth=12)).samples} == {12}
     with pytest.raises(DataError, match=r"bad\.png"):
         judges_of(replace(wanted, root=None))
     with pytest.raises(ConfigError, match="--layout nothing is no data set"):
