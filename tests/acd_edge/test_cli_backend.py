@@ -168,8 +168,8 @@ def test_the_text_encoder_is_built_for_what_the_bundle_does_not_carry(
         picture = Image.fromarray(np.full((SIZE, SIZE), 255, np.uint8))
         picture.save(tmp_path / "set" / "road" / name / ("0_mask.png" if "truth" in name else "0.png"))
     data = ("--data", tmp_path / "set", "--bundle-domain", "--backend", "tensorrt")
-    for words, parts in ("metal nut", ["model"]), ("brick road", ["model", "text encoder"]):
-        done = acd_edge("eval", bundle, *data, "--product", f"road={words}")
+    for called, parts in ("metal nut", ["model"]), ("brick road", ["model", "text encoder"]):
+        done = acd_edge("eval", bundle, *data, "--product", f"road={called}")
         assert (done.exit_code, built.parts) == (0, parts), done.stderr
 
 
