@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from acd_edge.config import Domain
-from acd_edge.data.layouts import Finding
+from acd_edge.data.folders import Finding
 from acd_edge.data.reading import Bytes, Part, Sample, binary_mask, misfit_of, read_pixels
 from acd_edge.data.sets import DATA_SETS, Listing, categories_by_name, metrics_of, open_data, words_of
 from acd_edge.errors import DataError

@@ -1,45 +1,19 @@
 """The ways in which published data sets lie on disk: how a folder is told, and what it holds.
 
-Each layout lists samples in an order that depends on names alone. What is wrong with a folder goes to a callback, so
-that a loader can stop at the first finding and `data check` can gather all of them. Where each layout was read from
-stands in docs/data.md.
+Each layout lists samples in an order that depends on names alone. Where each was read from stands in docs/data.md.
 """
 
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Protocol
 
+from acd_edge.data.folders import GOOD, Finding, Masks, Report, find, folders, listed, missing
 from acd_edge.data.reading import Part, Sample
 from acd_edge.errors import DataError
-
-PICTURES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
-GOOD = frozenset({"good", "ok"})
-"""Names of the folders of good pictures; BTAD's is `ok`."""
-PARTS: frozenset[Part] = frozenset(get_args(Part))
-VISA_SPLIT = Path("split_csv") / "1cls.csv"
-_VISA_COLUMNS = ("object", "split", "label", "image", "mask")
-_VISA_LABELS = {"normal": 0, "anomaly": 1}
-
-Kind = Literal[
-    "missing mask", "missing picture", "bad list", "size mismatch", "unreadable", "empty mask", "empty class"
-]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """Something wrong with a data set: what kind, at which file or folder, and a sentence that names it."""
-
-    kind: Kind
-    path: Path
-    message: str
-
-
-Report = Callable[[Finding], None]
 
 
 class Lister(Protocol):
@@ -64,76 +38,6 @@ class Layout:
     fits: Callable[[Path], bool]
     list: Lister
     names_category: bool = True
-
-
-def refuse(finding: Finding) -> None:
-    """Stop at what makes a set unusable; an empty folder does not.
-
-    Raises:
-        DataError: the finding's sentence.
-    """
-    if finding.kind != "empty class":
-        raise DataError(finding.message)
-
-
-def folders(folder: Path) -> list[Path]:
-    """The folders in a folder by name, hidden ones left out."""
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def pictures(folder: Path) -> list[Path]:
-    """The picture files in a folder by name, hidden ones left out."""
-    found = (path for path in folder.iterdir() if path.suffix.lower() in PICTURES and not path.name.startswith("."))
-    return sorted(path for path in found if path.is_file())
-
-
-def find(folder: Path, *steps: str) -> Path | None:
-    """A folder below another one, whatever the case of its name; None where there is none."""
-    for step in steps:
-        named = [path for path in folders(folder) if path.name.casefold() == step.casefold()]
-        if not named:
-            return None
-        folder = next((path for path in named if path.name == step), named[0])
-    return folder
-
-
-class Masks:
-    """The mask files of one folder, by the stem of their picture: `<stem>_mask.<any>` or `<stem>.<any>`.
-
-    Args:
-        folder: where they lie; it may be missing.
-        usual: the name of a mask where the folder has none to go by.
-        advice: what else to do about a missing one.
-    """
-
-    def __init__(self, folder: Path, *, usual: str = "{stem}.png", advice: str = "move the picture away") -> None:
-        found = pictures(folder) if folder.is_dir() else []
-        self._folder, self._advice = folder, advice
-        self._usual = _named_like(found[0]) if found else usual
-        self._files = {path.stem: path for path in reversed(found)}
-
-    def of(self, image: Path, report: Report) -> Path | None:
-        """The picture's mask; a missing one is reported."""
-        found = self._files.get(f"{image.stem}_mask") or self._files.get(image.stem)
-        if found is None:
-            report(_missing(image, self._folder / self._usual.format(stem=image.stem), self._advice))
-        return found
-
-
-def _named_like(mask: Path) -> str:
-    return f"{{stem}}_mask{mask.suffix}" if mask.stem.endswith("_mask") else f"{{stem}}{mask.suffix}"
-
-
-def _missing(image: Path, mask: Path, advice: str = "move the picture away") -> Finding:
-    return Finding(kind="missing mask", path=mask, message=f"{image} has no mask {mask}; add it, or {advice}")
-
-
-def _listed(folder: Path, report: Report) -> list[Path]:
-    """The pictures of a folder that should have some."""
-    found = pictures(folder)
-    if not found:
-        report(Finding(kind="empty class", path=folder, message=f"{folder} holds no picture"))
-    return found
 
 
 # MVTec-AD, MPDD, BTAD, and whatever else lies like them -------------------------------------------------------------
@@ -172,7 +76,7 @@ def _mvtec_part(base: Path, folder: str, part: Part, category: str, report: Repo
         report(Finding(kind="empty class", path=base / folder, message=f"{base / folder} holds no class folder"))
     for kind in kinds:
         masks = Masks(truth / kind.name, usual="{stem}_mask.png", advice=_WITHOUT)
-        for image in _listed(kind, report):
+        for image in listed(kind, report):
             if kind.name in GOOD:
                 yield Sample(image=image, mask=None, label=0, category=category, part=part)
             else:
@@ -181,6 +85,10 @@ def _mvtec_part(base: Path, folder: str, part: Part, category: str, report: Repo
 
 
 # VisA -----------------------------------------------------------------------------------------------------------------
+
+VISA_SPLIT = Path("split_csv") / "1cls.csv"
+_VISA_COLUMNS = ("object", "split", "label", "image", "mask")
+_VISA_LABELS = {"normal": 0, "anomaly": 1}
 
 
 def _visa_root(folder: Path) -> Path:
@@ -223,7 +131,7 @@ def _visa_sample(root: Path, row: Mapping[str, str], part: Part, label: int, rep
     mask = root / row["mask"] if label else None
     if label and (not row["mask"] or not (root / row["mask"]).is_file()):
         mask = root / (row["mask"] or row["image"].replace("Images", "Masks"))
-        report(_missing(image, mask))
+        report(missing(image, mask))
         mask = None
     yield Sample(image=image, mask=mask, label=label, category=row["object"], part=part)
 
@@ -266,7 +174,7 @@ def _list_bmad(root: Path, parts: frozenset[Part], report: Report) -> Iterator[S
 
 def _bmad_train(root: Path, report: Report) -> Iterator[Sample]:
     found = next((place for each in _BMAD_TRAIN if (place := _bmad_folder(root, each, "train", "good"))), None)
-    for image in _listed(found, report) if found else ():
+    for image in listed(found, report) if found else ():
         yield Sample(image=image, mask=None, label=0, category="", part="train")
 
 
@@ -279,7 +187,7 @@ def _bmad_part(root: Path, part: Part, report: Report) -> Iterator[Sample]:
                 report(Finding(kind="empty class", path=root, message=message))
             continue
         place, truth = next((pair for pair in found if _bmad_folder(root, pair[1], part, kind)), found[0])
-        images = _listed(_bmad_there(root, place, part, kind), report)
+        images = listed(_bmad_there(root, place, part, kind), report)
         masks = Masks(_bmad_there(root, truth, part, kind)) if label else None
         for image in images:
             mask = masks.of(image, report) if masks else None
@@ -321,7 +229,7 @@ def _list_paired(root: Path, parts: frozenset[Part], report: Report) -> Iterator
 
 def _pairs(images: Path, truth: Path, category: str, report: Report) -> Iterator[Sample]:
     masks = Masks(truth)
-    for image in _listed(images, report):
+    for image in listed(images, report):
         yield Sample(image=image, mask=masks.of(image, report), label=1, category=category)
 
 
@@ -354,12 +262,12 @@ def _list_posneg(root: Path, parts: frozenset[Part], report: Report) -> Iterator
     """Crops of rails: `pos` and `neg`, each with `<stem>.jpg` and its mask `<stem>.png`."""
     for side, label in _SIDES.items() if "test" in parts else ():
         folder = find(root, side)
-        found = _listed(folder, report) if folder else []
+        found = listed(folder, report) if folder else []
         masks = {path.stem: path for path in found if path.suffix.lower() == ".png"}
         for image in (path for path in found if path.suffix.lower() != ".png"):
             mask = masks.get(image.stem) if label else None
             if label and not mask:
-                report(_missing(image, image.with_suffix(".png")))
+                report(missing(image, image.with_suffix(".png")))
             yield Sample(image=image, mask=mask, label=label, category="")
 
 
@@ -371,74 +279,3 @@ LAYOUTS: tuple[Layout, ...] = (  # the first that fits; MVTec's last, since othe
     Layout(name="pairs", fits=_is_paired, list=_list_paired, names_category=False),
     Layout(name="mvtec", fits=lambda root: bool(mvtec_categories(root)), list=_list_mvtec),
 )
-
-
-# JSONL ----------------------------------------------------------------------------------------------------------------
-
-
-def list_jsonl(file: Path, base: Path, report: Report) -> Iterator[Sample]:
-    """Samples of a list, one JSON object a line: `image_path`, `label` (0 or 1), `class_name`, `mask_path`.
-
-    Args:
-        file: the list; empty lines are skipped, keys beyond the four are ignored.
-        base: what its paths are relative to.
-        report: told of lines that are no such object, and of files that are not there, with the line's number.
-
-    Raises:
-        DataError: the file cannot be read.
-    """
-    try:
-        lines = file.read_text(encoding="utf-8-sig").split("\n")  # a text may hold other breaks, such as U+2028
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {file}: {error}") from error
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                yield _json_sample(f"{file}:{number}", line, base)
-            except _BadLine as bad:
-                report(bad.finding(file))
-
-
-class _BadLine(DataError):
-    """A line of a list that gives no sample."""
-
-    def __init__(self, message: str, kind: Kind = "bad list", path: Path | None = None) -> None:
-        super().__init__(message)
-        self.kind, self.path = kind, path
-
-    def finding(self, file: Path) -> Finding:
-        return Finding(kind=self.kind, path=self.path or file, message=str(self))
-
-
-def _json_sample(where: str, line: str, base: Path) -> Sample:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:  # a number of 5,000 digits, and [[[[…, are no JSONDecodeError
-        raise _BadLine(f"{where} is not JSON: {error}") from error
-    if not isinstance(row, dict):
-        raise _BadLine(f"{where} is not a JSON object but {type(row).__name__}")
-    label = row.get("label")
-    if isinstance(label, bool) or label not in (0, 1):
-        raise _BadLine(f"{where}: label must be 0 (good) or 1 (defective), got {label!r}")
-    mask = row.get("mask_path") or None
-    return Sample(
-        image=_listed_file(where, row, "image_path", base),
-        mask=_listed_file(where, row, "mask_path", base) if mask and label else None,
-        label=int(label),
-        category=_text(where, row, "class_name"),
-    )
-
-
-def _listed_file(where: str, row: Mapping[str, Any], key: str, base: Path) -> Path:
-    path = base / _text(where, row, key)
-    if not path.is_file():
-        message = f"{where}: {key} {path} is not there; paths are relative to {base} (--root changes that)"
-        raise _BadLine(message, "missing mask" if key == "mask_path" else "missing picture", path)
-    return path
-
-
-def _text(where: str, row: Mapping[str, Any], key: str) -> str:
-    value = row.get(key)
-    if not isinstance(value, str) or not value:
-        raise _BadLine(f"{where}: {key} must be a text, got {value!r}")
-    return value

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from acd_edge.data.layouts import PARTS
+from acd_edge.data.folders import PARTS
 from acd_edge.data.reading import Bytes, Part, Sample, binary_mask, categories_of, nearest, read_full, read_sample
 from acd_edge.data.sets import domain_of, open_data, words_of
 from acd_edge.errors import DataError

@@ -12,7 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from acd_edge.config import Domain
-from acd_edge.data.layouts import LAYOUTS, PARTS, Layout, Report, folders, list_jsonl, mvtec_categories, refuse
+from acd_edge.data.folders import PARTS, Report, folders, refuse
+from acd_edge.data.layouts import LAYOUTS, Layout, mvtec_categories
+from acd_edge.data.lists import list_jsonl
 from acd_edge.data.reading import Part, Sample, categories_of
 from acd_edge.errors import ConfigError, DataError
 
