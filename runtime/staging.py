@@ -46,12 +46,11 @@ def staged_folder(path: Path, pack: Callable[[Path, Path], Path] | None = None) 
         shutil.rmtree(workplace, ignore_errors=True)
 
 
-def check_place(path: Path, flag: str = "-o") -> None:
+def check_place(path: Path) -> None:
     """Refuse, before the work, a place where `staged_folder` would fail: by trying. Nothing is left there.
 
     Args:
         path: what is to be written; folders above it that are not there would be made.
-        flag: what names the place on the command line.
 
     Raises:
         OutputError: the nearest folder that is there takes nothing, whatever the reason.
@@ -61,8 +60,9 @@ def check_place(path: Path, flag: str = "-o") -> None:
     try:
         os.rmdir(tempfile.mkdtemp(prefix=f".{place.name}.", dir=parent))
     except OSError as error:
-        why = f"{parent}: {error.strerror or error}"
-        raise OutputError(f"{path} cannot be written ({why}); choose another place with {flag}") from error
+        raise OutputError(
+            f"{path} cannot be written ({parent}: {error.strerror or error}); choose another place"
+        ) from error
 
 
 def check_only_ours(folder: Path, named: Collection[str]) -> None:

@@ -30,7 +30,7 @@ def check_page(path: Path, *, force: bool) -> None:
         raise OutputError(f"{path} is a folder; give --html the name of the page, such as {path / 'report.html'}")
     if os.path.lexists(path) and not force:
         raise OutputError(f"{path} exists already; add --force to replace it, or choose another --html page")
-    check_place(path, "--html")
+    check_place(path)
 
 
 def write_page(path: Path, text: str) -> None:

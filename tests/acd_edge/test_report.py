@@ -176,5 +176,5 @@ def test_page_is_written_whole_and_a_taken_place_is_refused_first(tmp_path: Path
     assert [path.name for path in place.parent.iterdir()] == ["page.html"]
     with pytest.raises(OutputError, match="is a folder"):
         check_page(tmp_path, force=True)
-    with pytest.raises(OutputError, match=r"cannot be written \(.*Not a directory\); choose another place with --html"):
+    with pytest.raises(OutputError, match=r"cannot be written \(.*Not a directory\); choose another place"):
         check_page(place / "below.html", force=False)
