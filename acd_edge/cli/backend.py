@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 BACKEND_NAMES = ("auto", "tensorrt", "onnxruntime", "openvino")
 """Those of `acd_edge.runtime.backends`, repeated here so that a help page imports no numpy; a test compares."""
 
-MODEL, TEXT_ENCODER = "model", "text encoder"
-"""The parts of a bundle, as `acd_edge.export.engine` calls them; repeated for the same reason, and compared too."""
-
 _OPTIONS = (
     click.option("--backend", type=click.Choice(BACKEND_NAMES), default="auto", show_default=True,
                  help="What runs the graph. `auto` never builds an engine, `tensorrt` does where none is there."),
@@ -110,22 +107,21 @@ def load_detector(path: Path | None, *, product: str, how: BackendFlags, words: 
     bundle = Bundle.open(builtin_bundle() if path is None else path)
     try:
         check_product(bundle, product)  # told before engines are built
-        prepare(bundle, how, parts=_used_parts(bundle, product, words))
+        prepare(bundle, how, text_encoder=_needs_text_encoder(bundle, product, words))
         return Detector.load(bundle, product=product, backend=how.backend, options=how.options)
     except BaseException:
         bundle.close()
         raise
 
 
-def _used_parts(bundle: Bundle, product: str, words: Collection[str]) -> list[str]:
-    """The parts whose engines a run needs, which shows that they are needed before one is loaded beside a build."""
+def _needs_text_encoder(bundle: Bundle, product: str, words: Collection[str]) -> bool:
+    """Whether a run asks for what the bundle does not carry; told now, before a graph is loaded beside a build."""
     from acd_edge.runtime.detector import is_carried
 
-    carried = is_carried(bundle, product) and set(words) <= set(bundle.manifest.products.values())
-    return [MODEL] if carried else [MODEL, TEXT_ENCODER]
+    return not (is_carried(bundle, product) and set(words) <= set(bundle.manifest.products.values()))
 
 
-def prepare(bundle: Bundle, how: BackendFlags, *, parts: Collection[str]) -> None:
+def prepare(bundle: Bundle, how: BackendFlags, *, model: bool = True, text_encoder: bool) -> None:
     """With `--backend tensorrt`: build and verify the engines of a bundle where they are not there, with a line each.
 
     Every other backend needs nothing, and `auto` never builds.
@@ -133,11 +129,11 @@ def prepare(bundle: Bundle, how: BackendFlags, *, parts: Collection[str]) -> Non
     Args:
         bundle: whose engines.
         how: what the flags said.
-        parts: those of them that are used, `MODEL`, `TEXT_ENCODER` or both.
+        model, text_encoder: which of them are used.
     """
     if how.backend != "tensorrt":
         return
-    from acd_edge.export.engine import ensure_engine
+    from acd_edge.export.engine import MODEL, TEXT_ENCODER, ensure_engine
     from acd_edge.runtime.backends import check_options
     from acd_edge.runtime.cuda import open_cuda
     from acd_edge.runtime.trt_module import load_tensorrt
@@ -145,7 +141,7 @@ def prepare(bundle: Bundle, how: BackendFlags, *, parts: Collection[str]) -> Non
     check_options("tensorrt", how.options)
     ensure_engine(
         bundle,
-        parts=parts,
+        parts=[part for part, used in ((MODEL, model), (TEXT_ENCODER, text_encoder)) if used],
         trt=load_tensorrt(),
         cuda=open_cuda(how.cuda),
         progress=lambda line: click.echo(line, err=True),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from acd_edge.cli.backend import TEXT_ENCODER, BackendFlags, backend_flags, prepare
+from acd_edge.cli.backend import BackendFlags, backend_flags, prepare
 from acd_edge.cli.once import OnceGroup
 from acd_edge.errors import BundleError, ConfigError, UnknownProduct, UsageError
 from acd_edge.terminal import printable
@@ -114,7 +114,7 @@ def _features(bundle: Bundle, words: Mapping[str, str], how: BackendFlags) -> di
             f"{bundle.path} carries no text encoder; name the checkpoint it was made from with --from CKPT, "
             "or export it again with --with-text-encoder"
         )
-    prepare(bundle, how, parts=[TEXT_ENCODER])
+    prepare(bundle, how, model=False, text_encoder=True)
     encoder = TextEncoder(
         bundle.text_encoder_file, bundle.tokenizer_path, bundle.manifest, backend=how.backend, options=how.options
     )

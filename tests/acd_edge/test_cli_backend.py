@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from acd_edge.cli import cli
-from acd_edge.cli.backend import BACKEND_NAMES, MODEL, TEXT_ENCODER, BackendFlags, load_detector
+from acd_edge.cli.backend import BACKEND_NAMES, BackendFlags, load_detector
 from acd_edge.errors import EngineError
 from acd_edge.export import engine as export_engine
 from acd_edge.runtime.backends import BACKENDS, BackendOptions
@@ -71,7 +71,6 @@ def acd_edge(*words: object) -> Result:
 
 def test_names_are_those_of_the_runtime() -> None:
     assert ("auto", *BACKENDS) == BACKEND_NAMES
-    assert (MODEL, TEXT_ENCODER) == (export_engine.MODEL, export_engine.TEXT_ENCODER)
     assert BackendFlags().options == BackendOptions()
     assert BackendFlags(backend="tensorrt", openvino_precision="bf16").given == [
         "--backend tensorrt", "--openvino-precision bf16",
