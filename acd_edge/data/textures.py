@@ -15,7 +15,12 @@ def make_texture(rng: Rng, size: int) -> Bytes:
     >>> make_texture(np.random.default_rng(0), 64).shape
     (64, 64, 3)
     """
-    field = weighted(rng, list(TEXTURES.values()))(rng, size)
+    return picture_of(rng, weighted(rng, [(name, weight) for name, (_, weight) in TEXTURES.items()]), size)
+
+
+def picture_of(rng: Rng, kind: str, size: int) -> Bytes:
+    """A made picture of one kind, a key of `TEXTURES`: uint8 RGB (size, size, 3)."""
+    field = TEXTURES[kind][0](rng, size)
     if rng.random() < 0.3:
         field = field + rng.uniform(0.05, 0.3) * fractal_noise(rng, size, rng.uniform(2, 8))
     field = unit_range(field) if rng.random() < 0.7 else np.clip(field, 0, 1)
