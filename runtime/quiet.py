@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from acd_edge.lazy import require
 
 _STDERR = 2
+T = TypeVar("T")
 
 
 def quiet_cv2() -> Any:
@@ -20,21 +20,20 @@ def quiet_cv2() -> Any:
     return cv2
 
 
-@contextmanager
-def quiet_stderr() -> Iterator[None]:
-    """Drop what is written to stderr inside, by C libraries such as libtiff and libpng.
+def quietly(work: Callable[[], T]) -> T:
+    """Do the work and drop what is written to stderr meanwhile, by C libraries such as libtiff and libpng.
 
     The whole process is quiet meanwhile, so this belongs into the command line's path, not into a function of the API.
+    It is no context manager, because Ctrl-C can come between the start of one and its body, and stderr stays dropped.
     """
     try:
         kept = os.dup(_STDERR)
     except OSError:  # there is none
-        yield
-        return
+        return work()
     try:
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), _STDERR)
-        yield
+        return work()
     finally:
         os.dup2(kept, _STDERR)
         os.close(kept)

@@ -14,18 +14,24 @@ class Worker:
     """One thread that does jobs in order; `submit` waits while `limit` jobs wait.
 
     The first error stops the work; the next `submit` or `close` raises it.
+
+    Ctrl-C may come at any moment of both. A `queue.Queue` that it interrupts can keep its lock for ever, and the
+    closing with it; the methods of a `queue.SimpleQueue` are one step each, so at most the job in hand is lost.
     """
 
     def __init__(self, limit: int = 4) -> None:
-        self._jobs: queue.Queue[Callable[[], object] | None] = queue.Queue(limit)
+        self._jobs: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        self._places: queue.SimpleQueue[None] = queue.SimpleQueue()
+        for _ in range(limit):
+            self._places.put(None)
         self._error: BaseException | None = None
-        self._closed = False
         self._thread = threading.Thread(target=self._work, name="sink", daemon=True)
         self._thread.start()
 
     def submit(self, job: Callable[[], object]) -> None:
         """Have a job done; raises the error of an earlier one."""
         self._raise()
+        self._places.get()
         self._jobs.put(job)
 
     @property
@@ -35,9 +41,7 @@ class Worker:
 
     def close(self) -> None:
         """Finish what waits, then raise the error if there was one; twice is fine."""
-        if not self._closed:
-            self._closed = True
-            self._jobs.put(None)
+        self._jobs.put(None)  # nobody takes a second one
         self._thread.join()
         self._raise()
 
@@ -51,6 +55,7 @@ class Worker:
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
+            self._places.put(None)
             if self._error is None:  # after an error the rest is only taken away, so that nobody waits for ever
                 try:
                     job()

@@ -11,7 +11,8 @@ from typing import Literal
 
 from acd_edge.errors import SourceError, UsageError
 from acd_edge.runtime.picture import PICTURE_SUFFIXES, read_picture
-from acd_edge.runtime.quiet import quiet_stderr
+from acd_edge.runtime.preprocess import Pixels
+from acd_edge.runtime.quiet import quietly
 from acd_edge.runtime.sources.base import Frame, Kind, ReadOptions, Source
 from acd_edge.runtime.sources.live import LiveSource, is_live
 from acd_edge.runtime.sources.video import VIDEO_SUFFIXES, VideoSource
@@ -36,9 +37,10 @@ class PictureSource:
 
     def frames(self) -> Iterator[Frame]:
         """See `Source`."""
-        with quiet_stderr():
-            rgb = read_picture(self.path, bit_depth=self.options.bit_depth, max_pixels=self.options.max_pixels)
-        yield Frame(self.name, 0, rgb)
+        yield Frame(self.name, 0, quietly(self._read))
+
+    def _read(self) -> Pixels:
+        return read_picture(self.path, bit_depth=self.options.bit_depth, max_pixels=self.options.max_pixels)
 
 
 def open_sources(

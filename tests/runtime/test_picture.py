@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import os
 import struct
 import zlib
@@ -21,8 +22,9 @@ from acd_edge.runtime.picture import (
     read_picture,
 )
 from acd_edge.runtime.preprocess import RESIZE_RULES, resize
-from acd_edge.runtime.quiet import quiet_stderr
+from acd_edge.runtime.quiet import quietly
 from acd_edge.runtime.sources import open_sources
+from tests.interrupts import interrupted_at
 
 RGB = np.random.default_rng(0).integers(0, 256, (24, 36, 3), np.uint8)
 
@@ -296,10 +298,19 @@ def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path: Path, monke
 
 
 def test_c_libraries_are_quiet_inside_and_not_after(capfd: pytest.CaptureFixture[str]) -> None:
-    with quiet_stderr():
-        os.write(2, b"TIFFReadDirectory: noise\n")
+    assert quietly(lambda: os.write(2, b"TIFFReadDirectory: noise\n")) == 25
     os.write(2, b"ours\n")
     assert capfd.readouterr().err == "ours\n"
+
+
+def test_ctrl_c_at_any_moment_of_a_quiet_work_can_be_told(capfd: pytest.CaptureFixture[str]) -> None:
+    for moment in itertools.count():
+        raised = interrupted_at(moment, lambda: quietly(dict), within=("quiet.py", "contextlib.py"))
+        os.write(2, b"ours\n")  # while what was raised is at hand
+        assert capfd.readouterr().err == "ours\n", f"interrupted at moment {moment}"
+        if raised is None:
+            break
+    assert moment > 2  # it was interrupted
 
 
 def test_a_broken_tiff_is_told_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

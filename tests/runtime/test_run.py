@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from acd_edge.runtime.sinks import FileSink
 from acd_edge.runtime.sinks import files as sink_files
 from acd_edge.runtime.sources import live
 from acd_edge.runtime.sources.video import frame_rate
+from tests.interrupts import interrupted_at
 from tests.tiny_bundle import class_score, unit_features, write_tiny_bundle
 
 CLASS = 0.9 * class_score(unit_features(1))  # score of a black picture
@@ -371,10 +374,14 @@ def test_half_a_file_never_has_its_name(tmp_path: Path, monkeypatch: pytest.Monk
     assert files(tmp_path / "out") == ["a.png"]
 
 
-def heed_signals() -> None:
-    """Undo what a shell does to its background jobs, which ignore Ctrl-C and hand that on; CI may be one."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
+# `acd-edge` as a terminal starts it: a shell's background jobs ignore Ctrl-C and hand that on, and CI may be one.
+HEEDING_SIGNALS = """
+import signal
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, signal.SIG_DFL)
+from acd_edge.__main__ import main
+main()
+"""
 
 
 @pytest.mark.parametrize(
@@ -386,15 +393,16 @@ def test_a_signal_keeps_what_was_done_and_leaves_nothing_behind(tmp_path: Path, 
     (unpacked := tmp_path / "unpacked").mkdir()
     for index in range(600):
         picture(tmp_path / f"in/{index:04d}.png", size=(8, 8))
-    command = [sys.executable, "-m", "acd_edge", "run", str(tmp_path / "in"), "--bundle", str(bundle), "--json"]
+    command = [sys.executable, "-c", HEEDING_SIGNALS, "run", str(tmp_path / "in"), "--bundle", str(bundle), "--json"]
     process = subprocess.Popen(
         [*command, "--save", str(tmp_path / "out")],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=heed_signals,
         env={**os.environ, "TMPDIR": str(unpacked)},
     )
+    watchdog = threading.Timer(60, process.kill)  # a process that hangs fails the test, not the whole run
+    watchdog.start()
     assert process.stdout is not None
     assert process.stderr is not None
     lines = [process.stdout.readline() for _ in range(3)]
@@ -402,6 +410,7 @@ def test_a_signal_keeps_what_was_done_and_leaves_nothing_behind(tmp_path: Path, 
     process.send_signal(number)
     rest, errors = process.stdout.read(), process.stderr.read()
     process.wait(timeout=60)
+    watchdog.cancel()
     assert (process.returncode, errors) == (128 + number, f"{words}\n")
     assert not list(unpacked.glob("acd-edge-*"))
     done = [json.loads(line)["source"] for line in [*lines, *rest.splitlines()]]
@@ -494,6 +503,25 @@ def test_worker_never_loses_an_error() -> None:
         _submit_and_close(worker, lambda: done.append(2))
     assert done == [1]
     worker.close()
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_ctrl_c_at_any_moment_of_handing_over_never_hangs_the_end(busy: bool) -> None:
+    from acd_edge.runtime.sinks import Worker
+
+    handing_over = ("queue.py", "threading.py", "worker.py")
+    for moment in itertools.count():
+        worker, gate = Worker(limit=1), threading.Event()
+        worker.submit(gate.wait if busy else gate.is_set)
+        raised = interrupted_at(moment, partial(worker.submit, gate.is_set), within=handing_over)
+        gate.set()
+        closing = threading.Thread(target=worker.close, daemon=True)  # a test that hangs tells nothing
+        closing.start()
+        closing.join(20)
+        assert not closing.is_alive(), f"interrupted at moment {moment}"
+        if raised is None:
+            break
+    assert moment > 2  # it was interrupted
 
 
 def _submit_and_close(worker: Any, job: Callable[[], object]) -> None:
