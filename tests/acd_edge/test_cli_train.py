@@ -260,7 +260,7 @@ def test_half_precision_in_parts_with_tensorboard(data: Path, tmp_path: Path) ->
         rows = [(int(row["step"]), pytest.approx(float(row["loss"]))) for row in csv.DictReader(file)]
     assert losses == rows
     assert len(rows) == 2
-    assert board.Scalars("rate/vision")[0].value == pytest.approx(1e-3)
+    assert board.Scalars("rate/vision")[0].value == pytest.approx(recipe["vision_rate"])
 
 
 def test_tensorboard_that_is_absent_is_named(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,7 @@ def test_rows_of_lost_steps_are_replaced(tmp_path: Path) -> None:
     whole = rows(path)
     assert whole[0] == list(COLUMNS)
     assert [float(row[1]) for row in whole[1:]] == [losses.total for losses in LOSSES]  # every digit
-    assert [float(row[4]) for row in whole[1:]] == pytest.approx([1e-3 * 0.9**step for step in range(5)])
+    assert [float(row[4]) for row in whole[1:]] == pytest.approx([RECIPE.vision_rate * 0.9**step for step in range(5)])
     path.write_text(path.read_text()[:-20])
     CsvCurve(path, RECIPE, 2).close()
     assert rows(path) == whole[:3]
