@@ -76,6 +76,9 @@ def _aligned(row: Sequence[str], widths: Sequence[int]) -> list[str]:
 class Progress:
     """A line on stderr every few seconds, and at the end.
 
+    The time that is left follows from what was done since the first call: what came before that, such as reading a
+    model, does not come again.
+
     Args:
         what: what is counted.
         at_end: say at the end how many there were, however short it took.
@@ -84,14 +87,16 @@ class Progress:
 
     def __init__(self, what: str, *, at_end: bool = True, every_s: float = 5.0) -> None:
         self._what, self._at_end, self._every_s = what, at_end, every_s
-        self._began = time.monotonic()
-        self._next = self._began + every_s
+        self._began: tuple[float, int] | None = None
 
     def __call__(self, done: int, total: int) -> None:
         """Tell how far it is, when it is time to."""
         now = time.monotonic()
+        if self._began is None:
+            self._began, self._next = (now, done), now + self._every_s
         if now < self._next and not (self._at_end and done == total):
             return
         self._next = now + self._every_s
-        left = (now - self._began) * (total - done) / max(done, 1)
+        began, first = self._began
+        left = (now - began) * (total - done) / max(done - first, 1)
         click.echo(f"{done}/{total} {self._what}" + (f", about {left:.0f} s left" if done < total else ""), err=True)

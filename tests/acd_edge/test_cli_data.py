@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
 from acd_edge.cli import cli
+from acd_edge.cli.data import Progress
 from tests.picture_trees import write_category
 from tests.published_trees import PUBLISHED, mask, picture, write_brain, write_mvtec_ad, write_polyps, write_visa
 
@@ -165,3 +167,14 @@ def test_mask_of_class_numbers_is_not_empty(tmp_path: Path) -> None:
     folder = write_polyps(tmp_path / "Kvasir")
     mask(folder / "masks" / "1.png", 1)
     assert check(folder).exit_code == 0
+
+
+def test_time_left_leaves_out_what_came_before_the_first(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter([40.0, 41.0, 46.0])  # after 40 seconds in which a model was read
+    monkeypatch.setattr("acd_edge.cli.data.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    progress = Progress("pictures read", at_end=False)
+    for done in (1, 2, 7):
+        progress(done, 107)
+    assert capsys.readouterr().err == "7/107 pictures read, about 100 s left\n"
