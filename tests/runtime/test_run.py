@@ -402,6 +402,7 @@ def test_a_signal_keeps_what_was_done_and_leaves_nothing_behind(tmp_path: Path, 
         env={**os.environ, "TMPDIR": str(unpacked)},
     )
     watchdog = threading.Timer(60, process.kill)  # a process that hangs fails the test, not the whole run
+    watchdog.daemon = True
     watchdog.start()
     assert process.stdout is not None
     assert process.stderr is not None
